@@ -1,0 +1,7 @@
+//! Tidegate: an edge message broker that writes each message to disk before it says yes.
+//!
+//! Without the default feature `daemon` this crate is the `no_std` frame codec and client core.
+#![cfg_attr(not(feature = "daemon"), no_std)]
+
+pub mod model;
+pub mod wire;

@@ -1,0 +1,12 @@
+//! The nouns every room shares: channels, filters, records, identifiers, time and limits; pure and `no_std`.
+
+mod channel;
+mod ids;
+pub mod limits;
+mod record;
+mod time;
+
+pub use channel::{Channel, ChannelError, Filter, FilterError};
+pub use ids::{ConnId, Epoch, MessageId, MountId, Position, Priority, QueueId};
+pub use record::{Encoding, Properties, Property, Record, RecordError, tag};
+pub use time::{Mono, Now, Wall};

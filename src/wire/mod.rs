@@ -1,0 +1,19 @@
+//! Bytes to frames and back: the frame of `proto/frame.md`; total, allocation-free and `no_std`.
+
+mod codec;
+mod crc;
+mod error;
+mod head;
+mod header;
+
+#[cfg(feature = "daemon")]
+pub use codec::append;
+pub use codec::{Decoded, Frame, decode, encode, encode_into, seal};
+pub use crc::crc32c;
+pub use error::{Code, WireError};
+pub use head::{
+    Ack, Auth, Batch, Cancel, Close, Consume, Contract, Credit, Deliver, DeliverItem, Done, Dropped, ErrorHead,
+    Extensions, Goaway, Head, Hello, History, Nack, Outcome, Pause, Ping, Pong, Publish, PublishAck, PublishNack,
+    Reauth, Report, Request, Response, Resume, Since, Start, Subscribe, Unsubscribe, Welcome, item_flag,
+};
+pub use header::{FLAG_CONT, FLAG_MORE, FrameType, Header, MAGIC, VERSION};
