@@ -3,5 +3,9 @@
 //! Without the default feature `daemon` this crate is the `no_std` frame codec and client core.
 #![cfg_attr(not(feature = "daemon"), no_std)]
 
+#[cfg(feature = "daemon")]
+pub mod config;
 pub mod model;
+#[cfg(feature = "daemon")]
+pub mod store;
 pub mod wire;

@@ -1,0 +1,186 @@
+//! Keys and values of every small row, with the format's version. Keys are big-endian so that they sort.
+
+use super::ops::QueueKey;
+use crate::model::{MountId, Position, Priority, Wall};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Version of everything this module describes; stored in [`META_FORMAT`].
+pub const FORMAT: u32 = 1;
+/// Meta row: the format's version, u32 big-endian.
+pub const META_FORMAT: &[u8] = b"format";
+/// Meta row: the last position applied, u64 big-endian; written in every transaction.
+pub const META_APPLIED: &[u8] = b"applied";
+/// Meta row: the clock that never runs back, u64 big-endian milliseconds since 1970.
+pub const META_CLOCK: &[u8] = b"clock";
+/// Meta row: the next queue and body numbers, postcard [`Counters`].
+pub const META_COUNTERS: &[u8] = b"counters";
+
+/// Numbers that are never used twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Next queue.
+    pub queue: u32,
+    /// Next shared body.
+    pub body: u64,
+    /// Next delayed message.
+    pub delayed: u64,
+}
+
+/// A queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRow {
+    /// Its name.
+    pub name: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Messages ever appended, over all lanes: the source of history offsets.
+    pub appended: u64,
+    /// The lanes in use.
+    pub lanes: Vec<LaneRow>,
+}
+
+/// A lane of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneRow {
+    /// Priority, 0 to 9.
+    pub lane: u8,
+    /// Sequence of the oldest message kept (or the next one, when empty); sequences begin at 1.
+    pub head: u64,
+    /// Sequence the next message gets.
+    pub next: u64,
+    /// Bytes kept in the lane.
+    pub bytes: u64,
+    /// The extent still open at the end of the lane.
+    pub open: ExtentRow,
+}
+
+/// A run of messages in a lane, for accounting, age and search by time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentRow {
+    /// First sequence.
+    pub first: u64,
+    /// Messages.
+    pub count: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When the oldest was stored, milliseconds since 1970.
+    pub oldest_ms: u64,
+    /// When the newest was stored, milliseconds since 1970.
+    pub newest_ms: u64,
+}
+
+/// A consumer of a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerRow {
+    /// Filters; none means everything.
+    pub filters: Vec<String>,
+    /// Most deliveries outstanding.
+    pub window: u32,
+    /// Attempts before a dead letter; 0 is without end.
+    pub attempts_max: u32,
+    /// Milliseconds without an answer before redelivery; 0 is never.
+    pub ack_timeout_ms: u32,
+    /// First retry delay, in milliseconds.
+    pub backoff_ms: u32,
+    /// Position in each lane in use.
+    pub lanes: Vec<ConsumerLaneRow>,
+}
+
+/// A consumer's place in a lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerLaneRow {
+    /// Priority, 0 to 9.
+    pub lane: u8,
+    /// Every sequence below this is done with.
+    pub position: u64,
+    /// First sequence never looked at; those between are done unless listed in `pending`.
+    pub cursor: u64,
+    /// Sequences between `position` and `cursor` that are not done, ascending.
+    pub pending: Vec<PendingRow>,
+}
+
+/// A message a consumer was given and has not finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingRow {
+    /// Its sequence.
+    pub seq: u64,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Not before this time, milliseconds since 1970; 0 is at once.
+    pub due_ms: u64,
+}
+
+/// Last message of a channel with history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelRow {
+    /// Its offset.
+    pub offset: u64,
+    /// Its lane.
+    pub lane: u8,
+    /// Its sequence.
+    pub seq: u64,
+}
+
+/// Encodes a row.
+///
+/// # Panics
+/// Never: rows hold nothing that cannot be encoded.
+pub fn encode<T: Serialize>(row: &T) -> Bytes {
+    postcard::to_stdvec(row).expect("rows are plain data").into()
+}
+
+/// Decodes a row; `None` when it is damaged.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    postcard::from_bytes(bytes).ok()
+}
+
+/// Key of a queue: mount, queue. Also the prefix of everything that belongs to it.
+#[must_use]
+pub fn queue_key(queue: QueueKey) -> [u8; 8] {
+    let mut key = [0; 8];
+    key[..4].copy_from_slice(&queue.mount.0.to_be_bytes());
+    key[4..].copy_from_slice(&queue.queue.0.to_be_bytes());
+    key
+}
+
+/// Key of a block or extent: mount, queue, lane, first sequence.
+#[must_use]
+pub fn lane_key(queue: QueueKey, lane: Priority, first: u64) -> [u8; 17] {
+    let mut key = [0; 17];
+    key[..8].copy_from_slice(&queue_key(queue));
+    key[8] = lane.get();
+    key[9..].copy_from_slice(&first.to_be_bytes());
+    key
+}
+
+/// Key of a row named by text inside a queue: a consumer or a channel.
+#[must_use]
+pub fn named_key(queue: QueueKey, name: &str) -> Bytes {
+    [&queue_key(queue)[..], name.as_bytes()].concat().into()
+}
+
+/// Key of a retained value: mount, channel.
+#[must_use]
+pub fn retained_key(mount: MountId, channel: &str) -> Bytes {
+    [&mount.0.to_be_bytes()[..], channel.as_bytes()].concat().into()
+}
+
+/// Key of the ids of one commit: mount, position.
+#[must_use]
+pub fn dedupe_key(mount: MountId, position: Position) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&mount.0.to_be_bytes());
+    key[4..].copy_from_slice(&position.0.to_be_bytes());
+    key
+}
+
+/// Key of a delayed message: mount, queue, due time, number.
+#[must_use]
+pub fn delayed_key(queue: QueueKey, due: Wall, number: u64) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..8].copy_from_slice(&queue_key(queue));
+    key[8..16].copy_from_slice(&due.0.to_be_bytes());
+    key[16..].copy_from_slice(&number.to_be_bytes());
+    key
+}
