@@ -4,6 +4,8 @@
 #![cfg_attr(not(feature = "daemon"), no_std)]
 
 #[cfg(feature = "daemon")]
+pub mod broker;
+#[cfg(feature = "daemon")]
 pub mod config;
 pub mod model;
 #[cfg(feature = "daemon")]

@@ -5,9 +5,11 @@
 
 pub mod block;
 mod ops;
+mod read;
 pub mod schema;
 
 pub use ops::{Batch, Op, QueueKey, Table};
+pub use read::{Past, ReadRequest, ReadResult, perform};
 
 use crate::model::{Position, Priority};
 use bytes::Bytes;

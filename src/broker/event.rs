@@ -1,0 +1,141 @@
+//! All that can wake the broker, and all it can ask of the world.
+
+use crate::config::Settings;
+use crate::model::{ConnId, Mono};
+use crate::store::{Batch, Committed, ReadRequest, ReadResult, Reader, StoreError};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Who is at the other end of a connection, as far as the transport knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP peer.
+    Tcp(SocketAddr),
+    /// A Unix peer and its credentials; `admin` when they are the broker's own user or root.
+    Unix {
+        /// User id.
+        uid: u32,
+        /// Process id, 0 when unknown.
+        pid: i32,
+        /// Whether it may administer the broker.
+        admin: bool,
+    },
+}
+
+/// Which store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Volume {
+    /// The durable one.
+    Disk,
+    /// The one in memory.
+    Memory,
+}
+
+/// The closed list of what can happen.
+pub enum Event<'a> {
+    /// A connection was accepted.
+    Opened {
+        /// Its number, never used before.
+        conn: ConnId,
+        /// Who it is.
+        peer: Peer,
+    },
+    /// Bytes arrived.
+    Received {
+        /// The connection.
+        conn: ConnId,
+        /// All of them must be taken: the edge asks [`super::Broker::wants_read`] before it reads.
+        bytes: &'a [u8],
+    },
+    /// The connection is gone, for whatever reason. Nothing more of it will come.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The batches of the oldest [`Effect::Commit`] of this volume are as durable as it makes things.
+    Committed {
+        /// The volume.
+        volume: Volume,
+        /// What the commit did.
+        done: Committed,
+    },
+    /// A commit failed. Every batch handed out and not committed is lost to the broker; [`Event::StoreReopened`] follows
+    /// once the store could be opened again.
+    StoreFailed {
+        /// Why.
+        error: StoreError,
+    },
+    /// The store was opened again after a failure: state is to be read from it.
+    StoreReopened {
+        /// A reading half of the new store.
+        reader: &'a dyn Reader,
+    },
+    /// A read was performed.
+    Read {
+        /// The number in [`Effect::Read`].
+        token: u64,
+        /// What it gave.
+        result: Result<ReadResult, StoreError>,
+    },
+    /// Free space on the data folder's file system, in bytes; told every few seconds and after a failed commit.
+    Disk {
+        /// Free bytes.
+        free_bytes: u64,
+    },
+    /// The time of [`super::Broker::poll_timeout`] has come.
+    Timeout,
+    /// New settings; what cannot change while running was already taken out and reported.
+    Reload {
+        /// The settings.
+        settings: Arc<Settings>,
+    },
+    /// Stop: tell the clients, finish what is under way, at the latest at this time.
+    Stop {
+        /// The last moment.
+        deadline: Mono,
+    },
+}
+
+/// The closed list of what the broker asks for.
+#[derive(Debug)]
+pub enum Effect {
+    /// Make these durable, in order, and answer with [`Event::Committed`] or [`Event::StoreFailed`].
+    Commit {
+        /// Where.
+        volume: Volume,
+        /// What.
+        batches: Vec<Batch>,
+    },
+    /// Perform this read and answer with [`Event::Read`].
+    Read {
+        /// Where.
+        volume: Volume,
+        /// Number for the answer.
+        token: u64,
+        /// What.
+        request: ReadRequest,
+    },
+    /// This connection has something to send, may be read from again, or is to be closed: look at it.
+    Wake {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Give up the reserve file so that acknowledgements can go on, or make it again.
+    Reserve {
+        /// Whether it should exist.
+        present: bool,
+    },
+    /// Everything is done after [`Event::Stop`]: the process may end.
+    Stopped,
+}
+
+/// What to do with a connection after [`super::Broker::poll_transmit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// Nothing more to send for now.
+    Idle,
+    /// More is waiting than fitted.
+    More,
+    /// Close the connection once the bytes given so far are sent.
+    Close,
+}
