@@ -487,7 +487,7 @@ mod tests {
         c.deliver_next(P, 2, Mono(0));
         c.detach(1);
         assert_eq!(c.pending(P, 1).map(|p| p.attempts), Some(0));
-        assert_eq!(c.waiting.len(), 2);
+        assert_eq!(c.waiting.len(), 1);
     }
 
     #[test]
