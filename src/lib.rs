@@ -15,5 +15,7 @@ pub mod routing;
 #[cfg(feature = "daemon")]
 pub mod schedule;
 #[cfg(feature = "daemon")]
+pub mod session;
+#[cfg(feature = "daemon")]
 pub mod store;
 pub mod wire;

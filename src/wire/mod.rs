@@ -8,7 +8,7 @@ mod header;
 
 #[cfg(feature = "daemon")]
 pub use codec::append;
-pub use codec::{Decoded, Frame, decode, encode, encode_into, seal};
+pub use codec::{Decoded, Frame, decode, encode, encode_into, frame_len, seal};
 pub use crc::crc32c;
 pub use error::{Code, WireError};
 pub use head::{
