@@ -1,5 +1,7 @@
 //! The nouns every room shares: channels, filters, records, identifiers, time and limits; pure and `no_std`.
 
+#[cfg(feature = "daemon")]
+pub mod admin;
 mod channel;
 mod ids;
 pub mod limits;
