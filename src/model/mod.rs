@@ -9,6 +9,6 @@ mod record;
 mod time;
 
 pub use channel::{Channel, ChannelError, Filter, FilterError};
-pub use ids::{ConnId, Epoch, MessageId, MountId, Position, Priority, QueueId};
+pub use ids::{ConnId, Epoch, MessageId, MountId, Position, Priority, QueueId, Volume};
 pub use record::{Encoding, Properties, Property, Record, RecordError, tag};
 pub use time::{Mono, Now, Wall};
