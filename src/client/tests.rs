@@ -1,0 +1,1 @@
+//! The smol client against a small broker.
