@@ -591,7 +591,7 @@ mod tests {
             self.next = Some(number + 1);
             let answer = if self.stored.contains(&id) {
                 Ok(Outcome::Duplicate)
-            } else if id % 17 == 0 {
+            } else if id.is_multiple_of(17) {
                 Err(Code::BadChannel)
             } else if rng.u8(..) < 20 {
                 self.fence = Some(number);
@@ -676,7 +676,7 @@ mod tests {
                     }
                 }
             }
-            let refused = |id: u128| id % 17 == 0;
+            let refused = |id: u128| id.is_multiple_of(17);
             assert!(broker.stored.iter().copied().eq((1..=300).filter(|id| !refused(*id))), "seed {seed}");
             let expected = (1..=300).map(|id| Some(!refused(id)));
             assert!(fate.into_iter().eq(expected), "seed {seed}");

@@ -328,8 +328,11 @@ fn take_deliveries(
 impl Drop for Consumer {
     fn drop(&mut self) {
         let shared = self.client.shared();
-        // Acks given before the end are not lost with it.
+        // Acks given before the end are not lost with it; more deliveries are of no use.
         let mut state = shared.lock();
+        if let Some(Stream::Consumer(c)) = state.streams.get_mut(&self.stream) {
+            (c.taken_messages, c.taken_bytes) = (0, 0);
+        }
         state.flush_consumer(self.stream);
         drop(state);
         self.client.leave(self.stream);
