@@ -70,7 +70,7 @@ pub enum Records<'a> {
 impl Records<'_> {
     /// How many are left.
     #[must_use]
-    pub fn count(&self) -> u32 {
+    pub fn left(&self) -> u32 {
         match self {
             Self::One(one) => u32::from(one.is_some()),
             Self::Many(items) => items.len() as u32,
