@@ -167,6 +167,15 @@ pub fn encode_into<H: serde::Serialize>(
     Ok(header.frame_len())
 }
 
+/// Length of the frame that begins here, in bytes, by its header alone; `None` while the header is incomplete.
+#[must_use]
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
+    let h = bytes.first_chunk::<HEADER_BYTES>()?;
+    let head = usize::from(u16::from_be_bytes([h[6], h[7]]));
+    let payload = u32::from_be_bytes([h[8], h[9], h[10], h[11]]) as usize;
+    Some(HEADER_BYTES + head + payload)
+}
+
 /// Gives one whole encoded frame its sequence number and checksum.
 ///
 /// # Panics

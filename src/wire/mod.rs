@@ -9,7 +9,7 @@ mod payload;
 
 #[cfg(feature = "daemon")]
 pub use codec::append;
-pub use codec::{Decoded, Frame, decode, encode, encode_extended, encode_into, seal};
+pub use codec::{Decoded, Frame, decode, encode, encode_extended, encode_into, frame_len, seal};
 pub use crc::crc32c;
 pub use error::{Code, WireError};
 pub use head::{
