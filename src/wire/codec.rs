@@ -173,7 +173,7 @@ pub fn frame_len(bytes: &[u8]) -> Option<usize> {
     let h = bytes.first_chunk::<HEADER_BYTES>()?;
     let head = usize::from(u16::from_be_bytes([h[6], h[7]]));
     let payload = u32::from_be_bytes([h[8], h[9], h[10], h[11]]) as usize;
-    Some(HEADER_BYTES + head + payload)
+    Some((HEADER_BYTES + head).saturating_add(payload))
 }
 
 /// Gives one whole encoded frame its sequence number and checksum.
