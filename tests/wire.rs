@@ -86,7 +86,7 @@ trait Visit {
 }
 
 /// One head of each type.
-fn every_head<'a>(p: &'a Pool, visit: &mut impl Visit) {
+fn every_head(p: &Pool, visit: &mut impl Visit) {
     let [a, b] = [p.text[0].as_str(), p.text[1].as_str()];
     macro_rules! visit {
         ($($name:ident { $($field:tt)* })*) => {$(
@@ -183,17 +183,17 @@ fn read_to_the_bottom(frame: &Frame<'_>) {
         Err(e) => return assert_eq!(e, WireError::Head(kind as u8)),
     };
     match head {
-        AnyHead::Publish(_) => drop(Record::decode(frame.payload)),
+        AnyHead::Publish(_) => _ = Record::decode(frame.payload),
         AnyHead::Batch(head) => match BatchItems::parse(frame.payload, head.count) {
-            Ok(items) => assert_eq!(items.map(Record::decode).count(), head.count as usize),
+            Ok(items) => assert_eq!(items.inspect(|r| _ = Record::decode(r)).count(), head.count as usize),
             Err(e) => assert_eq!(e.code(), Code::BadPayload),
         },
         AnyHead::Deliver(head) => match DeliverItems::parse(frame.payload, head.count, head.total) {
-            Ok(items) => assert_eq!(items.map(|i| Record::decode(i.record)).count(), head.count as usize),
+            Ok(items) => assert_eq!(items.inspect(|i| _ = Record::decode(i.record)).count(), head.count as usize),
             Err(e) => assert_eq!(e.code(), Code::BadPayload),
         },
         AnyHead::Consume(head) => match FilterItems::parse(frame.payload, head.filters) {
-            Ok(items) => assert_eq!(items.map(Filter::parse).count(), head.filters as usize),
+            Ok(items) => assert_eq!(items.inspect(|f| _ = Filter::parse(f)).count(), head.filters as usize),
             Err(e) => assert_eq!(e.code(), Code::BadPayload),
         },
         _ => {}

@@ -65,17 +65,17 @@ fn read(frame: &Frame<'_>) {
         AnyHead::Publish(_) => record(frame.payload),
         AnyHead::Batch(head) => {
             if let Ok(items) = BatchItems::parse(frame.payload, head.count) {
-                assert_eq!(items.len(), items.map(record).count());
+                assert_eq!(items.len(), items.inspect(|r| record(r)).count());
             }
         }
         AnyHead::Deliver(head) => {
             if let Ok(items) = DeliverItems::parse(frame.payload, head.count, head.total) {
-                assert_eq!(items.len(), items.map(|item| record(item.record)).count());
+                assert_eq!(items.len(), items.inspect(|item| record(item.record)).count());
             }
         }
         AnyHead::Consume(head) => {
             if let Ok(items) = FilterItems::parse(frame.payload, head.filters) {
-                assert_eq!(items.len(), items.map(filter).count());
+                assert_eq!(items.len(), items.inspect(|f| filter(f)).count());
             }
         }
         AnyHead::Subscribe(head) => filter(head.filter),
