@@ -9,5 +9,7 @@ pub mod broker;
 pub mod config;
 pub mod model;
 #[cfg(feature = "daemon")]
+pub mod observe;
+#[cfg(feature = "daemon")]
 pub mod store;
 pub mod wire;
