@@ -10,6 +10,15 @@ pub mod config;
 pub mod model;
 #[cfg(feature = "daemon")]
 pub mod observe;
+pub mod protocols;
+#[cfg(feature = "daemon")]
+pub mod queue;
+#[cfg(feature = "daemon")]
+pub mod routing;
+#[cfg(feature = "daemon")]
+pub mod schedule;
+#[cfg(feature = "daemon")]
+pub mod session;
 #[cfg(feature = "daemon")]
 pub mod store;
 pub mod wire;

@@ -1,7 +1,7 @@
 //! All that can wake the broker, and all it can ask of the world.
 
 use crate::config::Settings;
-use crate::model::{ConnId, Mono};
+use crate::model::{ConnId, Mono, Volume};
 use crate::store::{Batch, Committed, ReadRequest, ReadResult, Reader, StoreError};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,15 +20,6 @@ pub enum Peer {
         /// Whether it may administer the broker.
         admin: bool,
     },
-}
-
-/// Which store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Volume {
-    /// The durable one.
-    Disk,
-    /// The one in memory.
-    Memory,
 }
 
 /// The closed list of what can happen.

@@ -2,7 +2,8 @@
 
 mod event;
 
-pub use event::{Effect, Event, Peer, Transmit, Volume};
+pub use crate::model::Volume;
+pub use event::{Effect, Event, Peer, Transmit};
 
 use crate::config::Settings;
 use crate::model::{ConnId, Mono, Now};

@@ -18,6 +18,15 @@ pub struct ConnId(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position(pub u64);
 
+/// Which store a queue lives in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Volume {
+    /// The durable one.
+    Disk,
+    /// The one in memory.
+    Memory,
+}
+
 /// A queue's incarnation: random, renewed at creation and at any loss that is not its tail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub u64);

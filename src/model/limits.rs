@@ -12,6 +12,8 @@ pub const DETAIL_BYTES_MAX: usize = 512;
 pub const PROPERTIES_MAX: usize = 64;
 /// Most bytes all properties of one record may take, keys and lengths included.
 pub const PROPERTIES_BYTES_MAX: usize = 8 * 1_024;
+/// Most bytes the properties of a request, or the trailers of a response, may take: they travel in the head.
+pub const HEAD_PROPERTIES_BYTES_MAX: usize = 2 * 1_024;
 /// Most filters one consumer may carry.
 pub const CONSUMER_FILTERS_MAX: usize = 64;
 /// Most queues that may capture one message.
@@ -45,5 +47,6 @@ const _: () = assert!(FRAME_PAYLOAD_BYTES_FLOOR <= FRAME_PAYLOAD_BYTES_DEFAULT);
 const _: () = assert!(FRAME_PAYLOAD_BYTES_DEFAULT <= FRAME_PAYLOAD_BYTES_MAX);
 const _: () = assert!(MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_MAX);
 const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize);
-// A consume head carries names and its filters travel in the payload; every other head holds two channels at most.
-const _: () = assert!(HEAD_BYTES_MAX >= 2 * CHANNEL_BYTES_MAX + DETAIL_BYTES_MAX + 256);
+// The largest heads are those of a request (channel and properties) and a nack (detail); 256 bytes are ample for numbers
+// and names. Credentials and extensions must fit the limit by themselves.
+const _: () = assert!(HEAD_BYTES_MAX >= CHANNEL_BYTES_MAX + HEAD_PROPERTIES_BYTES_MAX + DETAIL_BYTES_MAX + 256);

@@ -97,8 +97,15 @@ struct RawRecord<'a> {
     ttl_ms: u32,
     delay_ms: u32,
     encoding: u8,
+    #[serde(serialize_with = "as_block")]
     properties: &'a [u8],
+    #[serde(serialize_with = "as_block")]
     payload: &'a [u8],
+}
+
+/// `&[u8]` alone is serialised a byte at a time; the bytes are the same.
+fn as_block<S: serde::Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }
 
 const FLAG_RETAIN: u8 = 1;

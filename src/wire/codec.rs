@@ -2,9 +2,9 @@
 
 use super::crc::crc32c;
 use super::error::WireError;
-use super::head::{Extensions, Head};
-use super::header::{FrameType, Header};
-use crate::model::limits::HEADER_BYTES;
+use super::head::{Extended, Extensions, Head};
+use super::header::{FrameType, Header, MAGIC, flags_contradict};
+use crate::model::limits::{HEAD_BYTES_MAX, HEADER_BYTES};
 
 /// A checked frame, borrowing from the bytes it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +29,12 @@ impl<'a> Frame<'a> {
     /// Reads the head and gives the extensions behind it.
     ///
     /// # Errors
-    /// [`WireError::Head`].
+    /// [`WireError::Head`], also when the frame is of another type than `H`: bytes are never read as what they are not.
     pub fn head_with_extensions<H: Head<'a>>(&self) -> Result<(H, Extensions<'a>), WireError> {
         let malformed = WireError::Head(self.header.kind as u8);
+        if self.header.kind != H::KIND {
+            return Err(malformed);
+        }
         let (head, rest) = postcard::take_from_bytes::<H>(self.head).map_err(|_| malformed)?;
         let extensions = Extensions::parse(rest).ok_or(malformed)?;
         Ok((head, extensions))
@@ -54,11 +57,11 @@ pub enum Decoded<'a> {
 pub fn decode(bytes: &[u8], payload_bytes_max: u32) -> Result<Decoded<'_>, WireError> {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
         // A stranger is recognised by the first bytes, without waiting for a whole header.
-        let known = super::header::MAGIC.to_be_bytes();
-        if let Some(&[a, b]) = bytes.first_chunk::<2>() {
-            if [a, b] != known {
-                return Err(WireError::Magic(u16::from_be_bytes([a, b])));
-            }
+        let known = MAGIC.to_be_bytes();
+        if let Some(&[a, b]) = bytes.first_chunk::<2>()
+            && [a, b] != known
+        {
+            return Err(WireError::Magic(u16::from_be_bytes([a, b])));
         }
         return Ok(Decoded::Incomplete(HEADER_BYTES));
     };
@@ -78,7 +81,8 @@ pub fn decode(bytes: &[u8], payload_bytes_max: u32) -> Result<Decoded<'_>, WireE
 /// Writes a whole frame with its sequence and checksum; returns its length.
 ///
 /// # Errors
-/// [`WireError::BufferTooSmall`].
+/// [`WireError::BufferTooSmall`]; [`WireError::HeadTooLarge`] when texts or extensions pass
+/// [`HEAD_BYTES_MAX`]; [`WireError::FlagsContradict`] when the peer would refuse the flags.
 pub fn encode<'h, H: Head<'h>>(
     out: &mut [u8],
     flags: u16,
@@ -92,11 +96,29 @@ pub fn encode<'h, H: Head<'h>>(
     Ok(len)
 }
 
+/// Writes a whole frame as [`encode`] does, with extensions behind its head.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_extended<'h, H: Head<'h>>(
+    out: &mut [u8],
+    flags: u16,
+    stream: u32,
+    sequence: u32,
+    head: &Extended<'_, H>,
+    payload: &[u8],
+) -> Result<usize, WireError> {
+    let len = encode_into(out, H::KIND, flags, stream, Some(head), payload)?;
+    seal(&mut out[..len], sequence);
+    Ok(len)
+}
+
 /// Writes a frame without sequence and checksum, which [`seal`] adds once the lanes are merged; a continuation has no
 /// head.
 ///
 /// # Errors
-/// [`WireError::BufferTooSmall`].
+/// [`WireError::BufferTooSmall`]; [`WireError::HeadTooLarge`] when texts or extensions pass
+/// [`HEAD_BYTES_MAX`]; [`WireError::FlagsContradict`] when the peer would refuse the flags.
 pub fn encode_into<H: serde::Serialize>(
     out: &mut [u8],
     kind: FrameType,
@@ -110,12 +132,18 @@ pub fn encode_into<H: serde::Serialize>(
         Some(head) => postcard::to_slice(head, body).map_err(|_| WireError::BufferTooSmall)?.len(),
         None => 0,
     };
+    if head_len > HEAD_BYTES_MAX {
+        return Err(WireError::HeadTooLarge(u16::try_from(head_len).unwrap_or(u16::MAX), HEAD_BYTES_MAX as u16));
+    }
+    if flags_contradict(kind, flags, head_len) {
+        return Err(WireError::FlagsContradict);
+    }
     let target = body.get_mut(head_len..head_len + payload.len()).ok_or(WireError::BufferTooSmall)?;
     target.copy_from_slice(payload);
     let header = Header {
         kind,
         flags,
-        head_len: u16::try_from(head_len).map_err(|_| WireError::BufferTooSmall)?,
+        head_len: head_len as u16,
         payload_len: u32::try_from(payload.len()).map_err(|_| WireError::BufferTooSmall)?,
         stream,
         sequence: 0,
@@ -123,6 +151,15 @@ pub fn encode_into<H: serde::Serialize>(
     };
     out[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
     Ok(header.frame_len())
+}
+
+/// Length of the frame that begins here, in bytes, by its header alone; `None` while the header is incomplete.
+#[must_use]
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
+    let h = bytes.first_chunk::<HEADER_BYTES>()?;
+    let head = usize::from(u16::from_be_bytes([h[6], h[7]]));
+    let payload = u32::from_be_bytes([h[8], h[9], h[10], h[11]]) as usize;
+    Some(HEADER_BYTES + head + payload)
 }
 
 /// Gives one whole encoded frame its sequence number and checksum.
@@ -139,7 +176,7 @@ pub fn seal(frame: &mut [u8], sequence: u32) {
 /// Appends an unsealed frame to a vector. The payload may be given in parts.
 ///
 /// # Panics
-/// When the head is longer than [`crate::model::limits::HEAD_BYTES_MAX`]: callers bound every text in it.
+/// When the head is longer than [`HEAD_BYTES_MAX`]: callers bound every text in it.
 #[cfg(feature = "daemon")]
 pub fn append<H: serde::Serialize>(
     out: &mut Vec<u8>,
@@ -149,31 +186,16 @@ pub fn append<H: serde::Serialize>(
     head: Option<&H>,
     payload: &[&[u8]],
 ) {
-    use crate::model::limits::HEAD_BYTES_MAX;
     let start = out.len();
     let payload_len: usize = payload.iter().map(|p| p.len()).sum();
     out.reserve(HEADER_BYTES + 64 + payload_len);
     out.resize(start + HEADER_BYTES, 0);
     if let Some(head) = head {
-        struct Sink<'v>(&'v mut Vec<u8>);
-        impl postcard::ser_flavors::Flavor for Sink<'_> {
-            type Output = ();
-            fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-                self.0.push(byte);
-                Ok(())
-            }
-            fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-                self.0.extend_from_slice(bytes);
-                Ok(())
-            }
-            fn finalize(self) -> postcard::Result<()> {
-                Ok(())
-            }
-        }
-        postcard::serialize_with_flavor(head, Sink(out)).expect("a vector takes every head");
+        append_value(out, head);
     }
     let head_len = out.len() - start - HEADER_BYTES;
     assert!(head_len <= HEAD_BYTES_MAX, "head of {kind:?} has {head_len} bytes");
+    debug_assert!(!flags_contradict(kind, flags, head_len), "flags {flags:#06x} on {kind:?}, head of {head_len}");
     for part in payload {
         out.extend_from_slice(part);
     }
@@ -187,4 +209,25 @@ pub fn append<H: serde::Serialize>(
         crc: 0,
     };
     out[start..start + HEADER_BYTES].copy_from_slice(&header.to_bytes());
+}
+
+/// Appends a value in postcard to a vector, which grows by exactly its bytes.
+#[cfg(feature = "daemon")]
+pub(super) fn append_value<T: serde::Serialize>(out: &mut Vec<u8>, value: &T) {
+    struct Sink<'v>(&'v mut Vec<u8>);
+    impl postcard::ser_flavors::Flavor for Sink<'_> {
+        type Output = ();
+        fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+            self.0.push(byte);
+            Ok(())
+        }
+        fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn finalize(self) -> postcard::Result<()> {
+            Ok(())
+        }
+    }
+    postcard::serialize_with_flavor(value, Sink(out)).expect("a vector takes every value of known length");
 }

@@ -309,7 +309,7 @@ heads! {
         deadline_ms: u32,
         /// Bytes of the whole body, over all chunks.
         total: u32,
-        /// Properties, encoded as in a record.
+        /// Properties, encoded as in a record, at most 2 KiB.
         properties: &'a [u8],
     }
     /// An answer or a part of it; the body is the payload.
@@ -320,7 +320,7 @@ heads! {
         last: bool,
         /// Bytes of the whole body, over all chunks.
         total: u32,
-        /// Trailers, encoded as properties.
+        /// Trailers, encoded as properties, at most 2 KiB; empty unless `last`.
         trailers: &'a [u8],
     }
     /// The request of this stream is given up.
@@ -392,7 +392,13 @@ pub struct DeliverItem<'a> {
     /// When the broker took it, milliseconds since 1970.
     pub stored_ms: u64,
     /// The record.
+    #[serde(serialize_with = "as_block")]
     pub record: &'a [u8],
+}
+
+/// `&[u8]` alone is serialised a byte at a time; the bytes are the same.
+fn as_block<S: serde::Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
 }
 
 impl<'a> DeliverItem<'a> {
@@ -405,6 +411,37 @@ impl<'a> DeliverItem<'a> {
     }
 }
 
+/// One extension behind a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extension<'a> {
+    /// Which; none is assigned in version 1. A tag appears at most once in a head.
+    pub tag: u32,
+    /// Its bytes.
+    pub value: &'a [u8],
+}
+
+/// A head with extensions behind it, to be encoded where a bare head could be.
+#[derive(Clone, Copy, Debug)]
+pub struct Extended<'e, H> {
+    /// The head.
+    pub head: H,
+    /// What follows it.
+    pub extensions: &'e [Extension<'e>],
+}
+
+impl<H: Serialize> Serialize for Extended<'_, H> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeTuple;
+        // A postcard tuple is its elements and nothing between them.
+        let mut tuple = serializer.serialize_tuple(1 + self.extensions.len())?;
+        tuple.serialize_element(&self.head)?;
+        for extension in self.extensions {
+            tuple.serialize_element(&(extension.tag, extension.value))?;
+        }
+        tuple.end()
+    }
+}
+
 /// Extensions behind a head: `(tag varint, length varint, bytes)`, checked; readers skip the tags they do not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extensions<'a>(&'a [u8]);
@@ -413,21 +450,29 @@ impl<'a> Extensions<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            ((_, _), rest) = postcard::take_from_bytes::<(u32, &[u8])>(rest).ok()?;
+            (_, rest) = take_extension(rest)?;
         }
         Some(Self(bytes))
     }
 
-    /// The value of a tag.
+    /// The extensions in order.
+    pub fn iter(self) -> impl Iterator<Item = Extension<'a>> {
+        let mut rest = self.0;
+        core::iter::from_fn(move || {
+            let (extension, after) = take_extension(rest)?;
+            rest = after;
+            Some(extension)
+        })
+    }
+
+    /// The value of a tag; of the first when a peer sent it twice.
     #[must_use]
     pub fn get(self, tag: u32) -> Option<&'a [u8]> {
-        let mut rest = self.0;
-        while let Ok(((found, value), after)) = postcard::take_from_bytes::<(u32, &[u8])>(rest) {
-            if found == tag {
-                return Some(value);
-            }
-            rest = after;
-        }
-        None
+        self.iter().find(|e| e.tag == tag).map(|e| e.value)
     }
+}
+
+fn take_extension(bytes: &[u8]) -> Option<(Extension<'_>, &[u8])> {
+    let ((tag, value), rest) = postcard::take_from_bytes::<(u32, &[u8])>(bytes).ok()?;
+    Some((Extension { tag, value }, rest))
 }

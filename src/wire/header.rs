@@ -1,7 +1,7 @@
 //! The fixed 24-byte header.
 
 use super::error::WireError;
-use crate::model::limits::{HEAD_BYTES_MAX, HEADER_BYTES};
+use crate::model::limits::{FRAME_PAYLOAD_BYTES_MAX, HEAD_BYTES_MAX, HEADER_BYTES};
 
 /// First two bytes of every frame: "TG".
 pub const MAGIC: u16 = 0x5447;
@@ -109,6 +109,11 @@ impl FrameType {
     }
 }
 
+/// Whether a receiver refuses these flags: on a type that has no chunks, or a continuation with a head.
+pub(super) const fn flags_contradict(kind: FrameType, flags: u16, head_len: usize) -> bool {
+    (flags & FLAGS_KNOWN != 0 && !kind.may_chunk()) || (flags & FLAG_CONT != 0 && head_len != 0)
+}
+
 /// The header, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -128,14 +133,18 @@ pub struct Header {
     pub crc: u32,
 }
 
+const _: () = assert!(usize::BITS >= 32);
 const _: () = assert!(HEADER_BYTES == 2 + 1 + 1 + 2 + 2 + 4 + 4 + 4 + 4);
 
 impl Header {
-    /// Reads a header whose payload may have at most `payload_bytes_max` bytes.
+    /// Reads a header whose payload may have at most `payload_bytes_max` bytes, in any case at most
+    /// [`FRAME_PAYLOAD_BYTES_MAX`].
     ///
     /// # Errors
     /// The first field that is wrong, in the order of the bytes; the CRC is not checked here.
     pub fn parse(bytes: &[u8; HEADER_BYTES], payload_bytes_max: u32) -> Result<Self, WireError> {
+        // Bounded here so that the frame's length fits a 32-bit usize whatever the caller negotiated.
+        let payload_bytes_max = payload_bytes_max.min(FRAME_PAYLOAD_BYTES_MAX);
         let u16_at = |i: usize| u16::from_be_bytes([bytes[i], bytes[i + 1]]);
         let u32_at = |i: usize| u32::from_be_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
         let magic = u16_at(0);
@@ -159,8 +168,7 @@ impl Header {
         if unknown != 0 {
             return Err(WireError::UnsupportedFlag(unknown));
         }
-        let continues = header.flags & FLAG_CONT != 0;
-        if (header.flags & FLAGS_KNOWN != 0 && !kind.may_chunk()) || (continues && header.head_len != 0) {
+        if flags_contradict(kind, header.flags, usize::from(header.head_len)) {
             return Err(WireError::FlagsContradict);
         }
         if usize::from(header.head_len) > HEAD_BYTES_MAX {

@@ -5,15 +5,23 @@ mod crc;
 mod error;
 mod head;
 mod header;
+mod payload;
 
 #[cfg(feature = "daemon")]
 pub use codec::append;
-pub use codec::{Decoded, Frame, decode, encode, encode_into, seal};
+pub use codec::{Decoded, Frame, decode, encode, encode_extended, encode_into, frame_len, seal};
 pub use crc::crc32c;
 pub use error::{Code, WireError};
 pub use head::{
     Ack, Auth, Batch, Cancel, Close, Consume, Contract, Credit, Deliver, DeliverItem, Done, Dropped, ErrorHead,
-    Extensions, Goaway, Head, Hello, History, Nack, Outcome, Pause, Ping, Pong, Publish, PublishAck, PublishNack,
-    Reauth, Report, Request, Response, Resume, Since, Start, Subscribe, Unsubscribe, Welcome, item_flag,
+    Extended, Extension, Extensions, Goaway, Head, Hello, History, Nack, Outcome, Pause, Ping, Pong, Publish,
+    PublishAck, PublishNack, Reauth, Report, Request, Response, Resume, Since, Start, Subscribe, Unsubscribe, Welcome,
+    item_flag,
 };
 pub use header::{FLAG_CONT, FLAG_MORE, FrameType, Header, MAGIC, VERSION};
+pub use payload::{
+    BATCH_ITEM_OVERHEAD_BYTES_MAX, BatchItems, DELIVER_ITEM_OVERHEAD_BYTES_MAX, DeliverItems, FilterItems, chunks,
+    push_filter, push_item, push_record,
+};
+#[cfg(feature = "daemon")]
+pub use payload::{append_filter, append_item, append_record};

@@ -1,0 +1,193 @@
+//! One publish stream: consecutive numbers, fencing after a refusal that can be retried, acknowledgements in order.
+
+use crate::model::{Position, Volume};
+use crate::wire::{Code, Outcome};
+use std::collections::VecDeque;
+
+/// A publish stream of a session.
+#[derive(Debug, Default)]
+pub struct Publisher {
+    next: Option<u64>,
+    fence: Option<u64>,
+    runs: VecDeque<Run>,
+    /// Held by us with a pause frame.
+    pub paused: bool,
+}
+
+/// Consecutive publishes that share their fate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First number.
+    pub first: u64,
+    /// How many.
+    pub count: u32,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// What happened.
+    pub kind: RunKind,
+    /// Both volumes' positions that must be durable before it is told.
+    pub wait: [Position; 2],
+}
+
+/// The fate of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunKind {
+    /// Taken.
+    Ack(Outcome),
+    /// Refused.
+    Nack(Code, u32),
+}
+
+/// What a publish number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// The one expected.
+    Next,
+    /// The stream is fenced, and this is not the number it waits for.
+    Fenced,
+    /// Neither the next nor a resumption.
+    Wrong,
+}
+
+impl Publisher {
+    /// Judges the number of the next publish of this stream; a fenced stream is opened again by the number it waits for.
+    pub fn expect(&mut self, number: u64) -> Expect {
+        match (self.fence, self.next) {
+            (Some(fence), _) if fence == number => {
+                self.fence = None;
+                Expect::Next
+            }
+            (Some(_), _) => Expect::Fenced,
+            (None, Some(next)) if next != number => Expect::Wrong,
+            (None, _) => Expect::Next,
+        }
+    }
+
+    /// `count` publishes from `first` on were judged.
+    pub fn advance(&mut self, first: u64, count: u32) {
+        self.next = Some(first.wrapping_add(u64::from(count)));
+    }
+
+    /// Refuses everything until this number comes again.
+    pub fn fence(&mut self, number: u64) {
+        self.fence = Some(number);
+    }
+
+    /// Remembers what happened to one publish, joined to the run before where all is equal.
+    pub fn push(&mut self, number: u64, bytes: u64, kind: RunKind, wait: [Position; 2]) {
+        if let Some(last) = self.runs.back_mut() {
+            let follows = last.first.wrapping_add(u64::from(last.count)) == number && last.count < u32::MAX;
+            // Positions only grow, so a run may wait for the later of both: within a commit they are equal anyway.
+            if follows && last.kind == kind && last.wait == wait {
+                last.count += 1;
+                last.bytes += bytes;
+                return;
+            }
+        }
+        self.runs.push_back(Run { first: number, count: 1, bytes, kind, wait });
+    }
+
+    /// The next run that may be told, given what is durable.
+    pub fn poll(&mut self, durable: [Position; 2]) -> Option<Run> {
+        let run = self.runs.front()?;
+        if run.wait[0] > durable[0] || run.wait[1] > durable[1] {
+            return None;
+        }
+        let mut run = self.runs.pop_front()?;
+        // Neighbours that differ only in the commit they waited for are one range.
+        while let Some(next) = self.runs.front() {
+            let follows = run.first.wrapping_add(u64::from(run.count)) == next.first;
+            let ready = next.wait[0] <= durable[0] && next.wait[1] <= durable[1];
+            let Some(count) = run.count.checked_add(next.count) else { break };
+            if !follows || !ready || next.kind != run.kind {
+                break;
+            }
+            run.count = count;
+            run.bytes += next.bytes;
+            self.runs.pop_front();
+        }
+        Some(run)
+    }
+
+    /// The store failed: what waited for it is refused with this code, from the first such run on; the stream is fenced
+    /// there.
+    pub fn fail(&mut self, durable: [Position; 2], code: Code, retry_after_ms: u32) {
+        let mut failed = false;
+        for run in &mut self.runs {
+            let waits = run.wait[0] > durable[0] || run.wait[1] > durable[1];
+            if !failed && waits {
+                failed = true;
+                if self.fence.is_none_or(|f| run.first < f) {
+                    self.fence = Some(run.first);
+                }
+            }
+            if failed && !matches!(run.kind, RunKind::Nack(c, _) if !c.is_retryable()) {
+                run.kind = RunKind::Nack(code, retry_after_ms);
+            }
+            if failed {
+                run.wait = [Position(0); 2];
+            }
+        }
+    }
+
+    /// Index of a volume in `wait` and `durable`.
+    #[must_use]
+    pub const fn slot(volume: Volume) -> usize {
+        match volume {
+            Volume::Disk => 0,
+            Volume::Memory => 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORED: RunKind = RunKind::Ack(Outcome::Stored);
+
+    fn at(disk: u64) -> [Position; 2] {
+        [Position(disk), Position(0)]
+    }
+
+    #[test]
+    fn acknowledgements_come_in_order_as_ranges_and_never_before_their_commit() {
+        let mut p = Publisher::default();
+        p.push(1, 10, STORED, at(1));
+        p.push(2, 10, STORED, at(1));
+        p.push(3, 10, STORED, at(2));
+        p.push(4, 10, RunKind::Ack(Outcome::LiveOnly), at(0));
+        assert_eq!(p.poll(at(0)), None);
+        let run = p.poll(at(1)).expect("durable");
+        assert_eq!((run.first, run.count, run.bytes), (1, 2, 20));
+        assert_eq!(p.poll(at(1)), None, "the live-only one waits behind the stored one");
+        assert_eq!(p.poll(at(2)).map(|r| r.first), Some(3));
+        assert_eq!(p.poll(at(2)).map(|r| r.first), Some(4));
+    }
+
+    #[test]
+    fn a_fenced_stream_opens_only_at_the_refused_number() {
+        let mut p = Publisher::default();
+        assert_eq!(p.expect(10), Expect::Next);
+        p.advance(10, 1);
+        assert_eq!(p.expect(12), Expect::Wrong);
+        p.fence(10);
+        assert_eq!(p.expect(11), Expect::Fenced);
+        assert_eq!(p.expect(10), Expect::Next);
+        p.advance(10, 1);
+        assert_eq!(p.expect(11), Expect::Next);
+    }
+
+    #[test]
+    fn a_failed_store_refuses_everything_from_the_first_that_waited() {
+        let mut p = Publisher::default();
+        p.push(1, 1, STORED, at(1));
+        p.push(2, 1, STORED, at(2));
+        p.push(3, 1, RunKind::Ack(Outcome::LiveOnly), at(0));
+        p.fail(at(1), Code::StorageFailed, 5);
+        assert_eq!(p.poll(at(1)).map(|r| r.kind), Some(STORED));
+        let run = p.poll(at(1)).expect("failed ones are told at once");
+        assert_eq!((run.first, run.count, run.kind), (2, 2, RunKind::Nack(Code::StorageFailed, 5)));
+        assert_eq!((p.expect(4), p.expect(2)), (Expect::Fenced, Expect::Next));
+    }
+}
