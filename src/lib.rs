@@ -10,6 +10,7 @@ pub mod config;
 pub mod model;
 #[cfg(feature = "daemon")]
 pub mod observe;
+#[cfg(feature = "daemon")]
 pub mod protocols;
 #[cfg(feature = "daemon")]
 pub mod queue;
