@@ -9,6 +9,8 @@ pub mod broker;
 pub mod config;
 pub mod model;
 #[cfg(feature = "daemon")]
+pub mod observe;
+#[cfg(feature = "daemon")]
 pub mod protocols;
 #[cfg(feature = "daemon")]
 pub mod queue;
