@@ -7,7 +7,15 @@
 pub mod broker;
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod model;
 #[cfg(feature = "daemon")]
+pub mod runtime;
+#[cfg(feature = "daemon")]
+pub mod schedule;
+#[cfg(feature = "daemon")]
 pub mod store;
+#[cfg(feature = "daemon")]
+pub mod transport;
 pub mod wire;
