@@ -1,6 +1,6 @@
 //! The run loop's centre: carries the machine's effects out, brings it what other threads say, keeps its one timer.
 
-use super::inbox::{CommitNews, Inbox, Notice};
+use super::inbox::{CommitEvent, Inbox, Notice};
 use super::machine::Machine;
 use super::reload;
 use super::shared::Shared;
@@ -145,19 +145,20 @@ impl<M: Machine> Conductor<M> {
     /// Brings the machine what was told; break means end now.
     fn notice(&mut self, notice: Notice) -> std::ops::ControlFlow<()> {
         match notice {
-            Notice::Commit(CommitNews::Committed(done)) => {
+            Notice::Commit(CommitEvent::Committed(done)) => {
                 self.handle(Event::Committed { volume: Volume::Disk, done });
             }
-            Notice::Commit(CommitNews::Failed(error)) => {
+            Notice::Commit(CommitEvent::Failed(error)) => {
                 log::error!("a commit failed, the store is opened again: {error}");
                 // The old store must be let go of before it can be opened again.
                 self.worker.send(Job::Reader(None));
                 self.worker.send(Job::Space);
                 self.handle(Event::StoreFailed { error });
             }
-            Notice::Commit(CommitNews::Reopened(reader)) => {
+            Notice::Commit(CommitEvent::Reopened(reader)) => {
                 log::info!("the store is open again");
                 self.handle(Event::StoreReopened { reader: &*reader });
+                self.committer.resume();
                 self.worker.send(Job::Reader(Some(reader)));
             }
             Notice::Read { token, result } => self.handle(Event::Read { token, result }),

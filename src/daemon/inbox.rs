@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 
 /// What the committer tells, in the order of what it was given.
-pub enum CommitNews {
+pub enum CommitEvent {
     /// The oldest batches handed over are durable.
     Committed(Committed),
     /// A commit failed; nothing handed over since the last answer was or will be written.
@@ -17,7 +17,7 @@ pub enum CommitNews {
 
 /// One thing told.
 pub(super) enum Notice {
-    Commit(CommitNews),
+    Commit(CommitEvent),
     Read {
         token: u64,
         result: Result<ReadResult, StoreError>,

@@ -18,7 +18,7 @@ mod tests;
 mod worker;
 
 pub use folder::{READY_FILE, Ready};
-pub use inbox::CommitNews;
+pub use inbox::CommitEvent;
 pub use machine::Machine;
 
 use crate::broker::{Event, Peer};
@@ -50,7 +50,7 @@ const SAY_EVERY_MS: u64 = 60_000;
 pub type Reload = Box<dyn FnMut() -> Result<Settings, String>>;
 
 /// Tells the loop of a commit; usable from any thread.
-pub type Notify = Box<dyn Fn(CommitNews) + Send>;
+pub type Notify = Box<dyn Fn(CommitEvent) + Send>;
 
 /// What `serve` is given.
 pub struct Options {
@@ -64,8 +64,11 @@ pub struct Options {
 
 /// The committer as the loop sees it.
 pub trait Commit {
-    /// Hands over batches to be made durable, in order, answered by one [`CommitNews`]. Does not block.
+    /// Hands over batches to be made durable, in order, answered by one [`CommitEvent::Committed`] unless a
+    /// [`CommitEvent::Failed`] comes first. Does not block.
     fn submit(&mut self, batches: Vec<Batch>);
+    /// [`CommitEvent::Reopened`] was heard; until then what is submitted after a failure is dropped.
+    fn resume(&mut self);
     /// Writes what was handed over and ends the thread.
     fn stop(self: Box<Self>);
 }

@@ -1,5 +1,6 @@
 //! The run loop with a machine that is not the broker.
 
+mod child;
 mod fake;
 
 use super::testing::{Running, settings, spawn_with};
@@ -238,13 +239,13 @@ fn a_failed_commit_lets_go_of_the_store_until_it_is_open_again() {
     let mut stream = daemon.connect();
     assert_eq!(ask(&mut stream, b"?"), b"r");
     assert_eq!(daemon.ledger.get(|seen| seen.readers), 1);
-    daemon.ledger.notify(super::CommitNews::Failed(crate::store::StoreError::Full("test".into())));
+    daemon.ledger.notify(super::CommitEvent::Failed(crate::store::StoreError::Full("test".into())));
     daemon.ledger.wait("told, and the reader dropped", |seen| seen.failed == 1 && seen.readers == 0);
     // Free space is asked for at once, not after five seconds: at the start, and now.
     daemon.ledger.wait("space", |seen| seen.spaces == 2);
     assert_eq!(ask(&mut stream, b"?"), b"e");
     daemon.ledger.reopen();
-    daemon.ledger.wait("reopened", |seen| seen.reopened == 1);
+    daemon.ledger.wait("reopened", |seen| seen.reopened == 1 && seen.resumed == 1);
     assert_eq!(ask(&mut stream, b"?"), b"r");
 }
 

@@ -1,6 +1,6 @@
 //! A machine that echoes, relays, pours and so on, and a ledger of what it saw for the tests to wait on.
 
-use super::super::{Commit, CommitNews, Machine, Notify, Stores};
+use super::super::{Commit, CommitEvent, Machine, Notify, Stores};
 use super::PATIENCE;
 use crate::broker::{Effect, Event, Peer, Transmit, Volume};
 use crate::config::Settings;
@@ -55,6 +55,7 @@ pub(super) struct Seen {
     pub(super) readers: usize,
     pub(super) failed: usize,
     pub(super) reopened: usize,
+    pub(super) resumed: usize,
     pub(super) spaces: usize,
     pub(super) timeouts: usize,
     pub(super) stops: usize,
@@ -91,12 +92,12 @@ impl Ledger {
         *self.hold.lock().expect("unpoisoned") = Some(until);
     }
 
-    pub(super) fn notify(&self, news: CommitNews) {
+    pub(super) fn notify(&self, news: CommitEvent) {
         self.notify.lock().expect("unpoisoned").as_ref().expect("set at the start")(news);
     }
 
     pub(super) fn reopen(self: &Arc<Self>) {
-        self.notify(CommitNews::Reopened(Box::new(Row::new(self))));
+        self.notify(CommitEvent::Reopened(Box::new(Row::new(self))));
     }
 }
 
@@ -391,6 +392,10 @@ impl Commit for Thread {
         self.batches.send(batches).expect("the thread waits");
     }
 
+    fn resume(&mut self) {
+        self.ledger.note(|seen| seen.resumed += 1);
+    }
+
     fn stop(self: Box<Self>) {
         drop(self.batches);
         self.thread.join().expect("no panic");
@@ -408,7 +413,7 @@ pub(super) fn stores(notify: Notify, ledger: Arc<Ledger>) -> Stores {
     let thread = std::thread::spawn(move || {
         while let Ok(batches) = todo.recv() {
             let done = store.commit(&batches).expect("takes anything");
-            told.notify(CommitNews::Committed(done));
+            told.notify(CommitEvent::Committed(done));
         }
     });
     Stores {
