@@ -7,6 +7,8 @@
 pub mod broker;
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod model;
 #[cfg(feature = "daemon")]
 pub mod observe;
@@ -17,9 +19,13 @@ pub mod queue;
 #[cfg(feature = "daemon")]
 pub mod routing;
 #[cfg(feature = "daemon")]
+pub mod runtime;
+#[cfg(feature = "daemon")]
 pub mod schedule;
 #[cfg(feature = "daemon")]
 pub mod session;
 #[cfg(feature = "daemon")]
 pub mod store;
+#[cfg(feature = "daemon")]
+pub mod transport;
 pub mod wire;
