@@ -7,6 +7,7 @@ mod apply;
 pub mod block;
 mod bodies;
 mod committer;
+pub mod encoding;
 pub mod file;
 mod memory;
 mod ops;
