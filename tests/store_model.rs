@@ -16,7 +16,7 @@ fn the_store_on_disk_does_what_the_one_in_memory_does() {
     for seed in 0..20 {
         println!("seed {seed}");
         let disk = FaultyDisk::new();
-        let mut redb = RedbStore::open(&disk, "store.redb", CACHE_BYTES, None).unwrap().store;
+        let mut redb = RedbStore::open(&disk, "store.redb", CACHE_BYTES).unwrap().store;
         let mut memory = MemoryStore::new();
         let mut work = Workload::new(seed);
         for round in 0..60 {
@@ -35,7 +35,7 @@ fn the_store_on_disk_does_what_the_one_in_memory_does() {
                 }
                 drop(redb);
                 disk.power_on(Lost::Some(seed));
-                redb = RedbStore::open(&disk, "store.redb", CACHE_BYTES, None).unwrap().store;
+                redb = RedbStore::open(&disk, "store.redb", CACHE_BYTES).unwrap().store;
                 assert_eq!(redb.applied(), a.position);
             }
             if work.chance(6) {

@@ -10,7 +10,9 @@ mod committer;
 pub mod encoding;
 pub mod file;
 mod memory;
+mod open;
 mod ops;
+mod overlay;
 mod read;
 mod redb;
 pub mod schema;
@@ -21,6 +23,9 @@ mod trims;
 pub use self::redb::{OpenedFile, RedbStore};
 pub use committer::{CommitEvent, Committer, Notify, Reopen};
 pub use memory::MemoryStore;
+pub use open::{
+    CACHE_BYTES_DEFAULT, Compacted, Finding, OpenOptions, Opened, STORE_NAME, compact, compact_on, open, open_on,
+};
 pub use ops::{Batch, Op, QueueKey, Table};
 pub use read::{Past, ReadRequest, ReadResult, perform};
 

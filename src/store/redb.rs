@@ -2,7 +2,7 @@
 
 use super::apply::{Revision, Target, apply_all, last_position};
 use super::bodies;
-use super::file::{Counted, Disk, FolderLock, Traffic};
+use super::file::{Counted, Disk, DiskFile, FolderLock, Traffic};
 use super::ops::{Batch, Op, QueueKey, Table};
 use super::schema::{self, FORMAT, META_APPLIED, META_FORMAT, QueueRow, lane_key};
 use super::trims::Trims;
@@ -12,7 +12,7 @@ use ::redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, T
 use bytes::Bytes;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Blocks of messages, by [`lane_key`].
 pub(super) const BLOCKS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("blocks");
@@ -51,7 +51,7 @@ struct Inner {
     /// Shared bodies stored; while it is 0 no block needs to be looked into.
     bodies: AtomicU64,
     /// Dropped after the database.
-    _lock: Option<Box<dyn FolderLock>>,
+    lock: OnceLock<Box<dyn FolderLock>>,
 }
 
 /// How a database file was opened.
@@ -65,17 +65,14 @@ pub struct OpenedFile {
 
 impl RedbStore {
     /// Opens a file, an empty one as a new store. `cache_bytes` bounds the pages held in memory, read and written.
-    /// The lock, if any, is held as long as the store is open.
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub fn open(
-        disk: &dyn Disk,
-        name: &str,
-        cache_bytes: usize,
-        lock: Option<Box<dyn FolderLock>>,
-    ) -> Result<OpenedFile, StoreError> {
-        let file = disk.open(name).map_err(from_io)?;
+    pub fn open(disk: &dyn Disk, name: &str, cache_bytes: usize) -> Result<OpenedFile, StoreError> {
+        Self::open_file(disk.open(name).map_err(from_io)?, cache_bytes)
+    }
+
+    pub(super) fn open_file(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<OpenedFile, StoreError> {
         let traffic = Arc::new(Traffic::default());
         let repaired = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&repaired);
@@ -83,7 +80,7 @@ impl RedbStore {
         builder.set_cache_size(cache_bytes);
         builder.set_repair_callback(move |_| seen.store(true, Ordering::Relaxed));
         let db = builder.create_with_backend(Counted { file, traffic: Arc::clone(&traffic) }).map_err(from_redb)?;
-        let inner = Inner { db, traffic, bodies: AtomicU64::new(0), _lock: lock };
+        let inner = Inner { db, traffic, bodies: AtomicU64::new(0), lock: OnceLock::new() };
         let applied = match inner.format()? {
             Some(FORMAT) => inner.applied()?,
             Some(found) if found > FORMAT => return Err(StoreError::Newer(found, FORMAT)),
@@ -105,6 +102,23 @@ impl RedbStore {
             told_bytes: 0,
         };
         Ok(OpenedFile { store, repaired: repaired.load(Ordering::Relaxed) })
+    }
+
+    /// Holds the folder's lock for as long as the file is open.
+    pub(super) fn keep(&self, lock: Box<dyn FolderLock>) {
+        // A second lock of the same folder cannot be there.
+        let _ = self.inner.lock.set(lock);
+    }
+
+    /// Makes the file as small as it goes. Takes long.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub fn compact(mut self) -> Result<(), StoreError> {
+        let inner =
+            Arc::get_mut(&mut self.inner).ok_or_else(|| StoreError::Io("the store is being read".to_owned()))?;
+        inner.db.compact().map_err(from_redb)?;
+        Ok(())
     }
 
     /// The last position applied.
@@ -137,11 +151,12 @@ impl RedbStore {
                 bodies: None,
                 trims: &mut self.trims,
                 bodies_stored: &mut bodies_stored,
-                appended: 0,
+                appends: Vec::new(),
                 key: Vec::with_capacity(64),
             };
             conflicts = apply_all(batches, &mut writing)?;
-            self.blocks_since_round += writing.appended;
+            self.blocks_since_round += writing.appends.len() as u64;
+            writing.append()?;
             if blocks_max > 0 {
                 writing.delete_trimmed(blocks_max)?;
             }
@@ -278,7 +293,8 @@ struct Writing<'t> {
     bodies: Option<(BytesTable<'t>, BytesTable<'t>)>,
     trims: &'t mut Trims,
     bodies_stored: &'t mut u64,
-    appended: u64,
+    /// Blocks to be written, by key.
+    appends: Vec<([u8; 17], Bytes)>,
     key: Vec<u8>,
 }
 
@@ -314,6 +330,39 @@ impl<'t> Writing<'t> {
             self.bodies = Some((bodies, self.txn.open_table(BODY_REFS).map_err(from_redb)?));
         }
         Ok(self.bodies.as_mut().expect("set in the line before"))
+    }
+
+    /// Writes the blocks, lane by lane through one cursor: nothing else in a transaction depends on their order, and a
+    /// run of neighbours built at once costs half of single inserts.
+    fn append(&mut self) -> Result<(), StoreError> {
+        let mut appends = std::mem::take(&mut self.appends);
+        if appends.is_empty() {
+            return Ok(());
+        }
+        // Stable: of two blocks with one key the later one wins below.
+        appends.sort_by_key(|(key, _)| *key);
+        let blocks = self.blocks()?;
+        for run in appends.chunk_by(|a, b| a.0[..9] == b.0[..9]) {
+            let mut left = run;
+            // One block is as cheap by itself.
+            if let [(first, _), _, ..] = run {
+                let mut cursor = blocks.upper_bound_mut(Bound::Included(&first[..])).map_err(from_redb)?;
+                while let Some(((key, block), rest)) = left.split_first() {
+                    match cursor.insert_before(&key[..], &block[..]) {
+                        Ok(()) => left = rest,
+                        // The key is there already, or belongs after another: insert finds its place.
+                        Err(redb::CursorError::UnorderedKey) => break,
+                        Err(redb::CursorError::Storage(e)) => return Err(from_redb(e)),
+                        Err(e) => return Err(StoreError::Io(e.to_string())),
+                    }
+                }
+                cursor.close().map_err(from_redb)?;
+            }
+            for (key, block) in left {
+                blocks.insert(&key[..], &block[..]).map_err(from_redb)?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes whole blocks below the trims, at most so many, and the bodies they were the last to refer to.
@@ -387,8 +436,7 @@ impl Target for Writing<'_> {
     fn apply(&mut self, op: &Op) -> Result<(), StoreError> {
         match op {
             Op::Append { queue, lane, first, count: _, block } => {
-                self.appended += 1;
-                self.blocks()?.insert(&lane_key(*queue, *lane, *first)[..], &block[..]).map_err(from_redb)?;
+                self.appends.push((lane_key(*queue, *lane, *first), block.clone()));
             }
             Op::Body { mount, body, refs, bytes } => {
                 let key = body_key(*mount, *body);
@@ -545,8 +593,8 @@ pub(super) fn from_io(error: std::io::Error) -> StoreError {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full(error.to_string()),
-        // A file that ends before its own header says it does.
-        ErrorKind::UnexpectedEof => StoreError::Damaged(error.to_string()),
+        // A file that ends before its own header says it does, or that is no database at all.
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData => StoreError::Damaged(error.to_string()),
         _ => StoreError::Io(error.to_string()),
     }
 }

@@ -256,3 +256,21 @@ pub fn assert_same(work: &Workload, a: &dyn Reader, b: &dyn Reader) {
         assert!(x == y, "messages of {queue:?} lane {lane} differ");
     }
 }
+
+/// As [`assert_same`], for the queues whose rows `wanted` has.
+pub fn assert_same_as_rows(found: &dyn Reader, wanted: &dyn Reader) {
+    assert_eq!(rows(found), rows(wanted));
+    let mut lanes = Vec::new();
+    let visit = &mut |key: &[u8], value: &[u8]| {
+        let (mount, queue) = schema::split_queue_key(Table::Queue, key).unwrap();
+        let row: QueueRow = schema::decode(value).unwrap();
+        lanes.extend(row.lanes.iter().map(|l| (QueueKey { mount, queue }, *l)));
+        true
+    };
+    wanted.scan(Table::Queue, &[], &[], visit).unwrap();
+    for (queue, lane) in lanes {
+        let (x, y) = (messages(found, queue, lane.lane, lane.head), messages(wanted, queue, lane.lane, lane.head));
+        assert_eq!(x.iter().map(|m| m.0).collect::<Vec<_>>(), (lane.head..lane.next).collect::<Vec<_>>());
+        assert!(x == y, "messages of {queue:?} lane {} differ", lane.lane);
+    }
+}
