@@ -1,6 +1,6 @@
 //! The run loop's centre: carries the machine's effects out, brings it what other threads say, keeps its one timer.
 
-use super::inbox::{CommitEvent, Inbox, Notice};
+use super::inbox::{Inbox, Notice};
 use super::machine::Machine;
 use super::reload;
 use super::shared::Shared;
@@ -9,7 +9,7 @@ use super::{Commit, Reload};
 use crate::broker::{Effect, Event, Volume};
 use crate::model::Mono;
 use crate::runtime::clock;
-use crate::store::{Batch, Reader, Store, StoreError, perform};
+use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, perform};
 use smol::{Task, Timer};
 use std::collections::VecDeque;
 use std::future::Future;

@@ -1,19 +1,9 @@
 //! What other threads and the signals tell the run loop. Bounded by what the loop has asked for and by signals.
 
-use crate::store::{Committed, ReadResult, Reader, StoreError};
+use crate::store::{CommitEvent, ReadResult, StoreError};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
-
-/// What the committer tells, in the order of what it was given.
-pub enum CommitEvent {
-    /// The oldest batches handed over are durable.
-    Committed(Committed),
-    /// A commit failed; nothing handed over since the last answer was or will be written.
-    Failed(StoreError),
-    /// The store is open again.
-    Reopened(Box<dyn Reader>),
-}
 
 /// One thing told.
 pub(super) enum Notice {

@@ -11,6 +11,7 @@ mod inbox;
 mod machine;
 mod reload;
 mod shared;
+mod start;
 #[doc(hidden)]
 pub mod testing;
 #[cfg(test)]
@@ -18,8 +19,8 @@ mod tests;
 mod worker;
 
 pub use folder::{READY_FILE, Ready};
-pub use inbox::CommitEvent;
 pub use machine::Machine;
+pub use start::serve;
 
 use crate::broker::{Event, Peer};
 use crate::config::{Listen, Settings};
@@ -27,7 +28,7 @@ use crate::model::{Mono, Now, Wall};
 use crate::runtime::signals::{Asked, Listening};
 use crate::runtime::{clock, disk, entropy, limits};
 use crate::schedule::SteadyWall;
-use crate::store::{Batch, Reader, Store, StoreError, Table, schema};
+use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, Table, schema};
 use crate::transport::{BoxStream, Listener, accept_forever};
 use conductor::{Conductor, Memory, Parts};
 use connection::Connection;
@@ -43,6 +44,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use worker::Worker;
 
+/// Connections over the limit that are told so at the same time.
+const REFUSALS_MAX: usize = 64;
 /// A refusal for want of room is said this often, in milliseconds.
 const SAY_EVERY_MS: u64 = 60_000;
 
@@ -261,7 +264,8 @@ fn admission<M: Machine + 'static>(
     move |stream, peer| {
         let Some(executor) = executor.upgrade() else { return };
         let max = shared.machine.borrow().settings().limits.connections_max;
-        if shared.connections() >= max as usize {
+        // The machine tells those just over its limit why it closes them; a flood is turned away without a word.
+        if shared.connections() >= max as usize + REFUSALS_MAX {
             let now = clock::mono();
             if said.get().is_none_or(|at| now.ms_since(at) >= SAY_EVERY_MS) {
                 said.set(Some(now));

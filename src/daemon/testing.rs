@@ -81,6 +81,14 @@ pub fn settings(folder: &Path) -> Settings {
     settings
 }
 
+/// Starts the broker on a store in the settings' folder; returns when it listens.
+///
+/// # Errors
+/// What it could not start with.
+pub fn spawn(settings: Settings) -> Result<Running, ServeError> {
+    spawn_with(settings, None, super::start::open_stores, crate::broker::Broker::new)
+}
+
 /// Starts any machine on any stores; returns when it listens.
 ///
 /// # Errors
