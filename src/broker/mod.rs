@@ -1,57 +1,280 @@
 //! The conductor: the only room that knows the others. Events in, effects out; no clock, socket, file, task or lock.
+//!
+//! Invariants:
+//! - An acknowledgement leaves only when every position its contract asks for is durable (`Event::Committed`).
+//! - Consumers and subscribers of stored messages see only what is durable.
+//! - At most one commit a volume is under way; what arrives meanwhile waits in one batch, bounded in bytes.
+//! - A session that is out of window, or a store that is behind, is not read from: TCP carries that to the sender.
 
+mod admin;
+mod commit;
+mod conn;
+mod consume;
+mod counters;
 mod event;
+mod load;
+mod mount;
+mod publish;
+mod request;
+mod storage;
+mod subscribe;
 
 pub use crate::model::Volume;
+pub use counters::Counters;
 pub use event::{Effect, Event, Peer, Transmit};
 
 use crate::config::Settings;
-use crate::model::{ConnId, Mono, Now};
+use crate::model::{ConnId, Mono, Now, Wall};
+use crate::schedule::Due;
 use crate::store::{Reader, StoreError};
+use commit::VolumeState;
+use conn::Conn;
+use mount::Mount;
+use request::Ask;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use storage::Health;
 
 /// The whole broker as one state machine.
 pub struct Broker {
     settings: Arc<Settings>,
+    rng: fastrand::Rng,
+    now: Now,
+    started: Now,
+    conns: hashbrown::HashMap<ConnId, Conn>,
+    mount: Mount,
+    disk: VolumeState,
+    memory: VolumeState,
+    health: Health,
+    reads: HashMap<u64, Waiting>,
+    asks: HashMap<u64, Ask>,
+    /// Consumers to look at before the broker rests: queue and consumer index.
+    pumps: Vec<(usize, usize)>,
+    timers: Due<Timer>,
+    effects: VecDeque<Effect>,
+    counters: Counters,
+    ids: u64,
+    stopping: Option<Mono>,
+    stopped: bool,
 }
+
+/// Every timer there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Timer {
+    /// Handshake, heartbeat, stopped frame or last bytes of a session.
+    Session(ConnId),
+    /// The pending batch of the disk has lingered long enough.
+    Flush,
+    /// A retry of a consumer (queue, consumer) is due.
+    Retry(usize, usize),
+    /// Deliveries of a consumer may be overdue.
+    AckTimeout(usize, usize),
+    /// A delayed message of a queue is due.
+    Delayed(usize),
+    /// Old messages, old ids.
+    Housekeeping,
+    /// A request's deadline.
+    Ask(u64),
+    /// The last moment of a stop.
+    Stop,
+}
+
+/// What a read's answer is for.
+enum Waiting {
+    /// The next page of a consumer's lane: queue, consumer, lane.
+    Page(usize, usize, crate::model::Priority),
+    /// One message to be delivered again or buried: queue, consumer, lane, sequence.
+    Fetch(usize, usize, crate::model::Priority, u64),
+    /// Due delayed messages of a queue.
+    Delayed(usize),
+    /// Retained values or history for a subscription or a history request.
+    Prime(subscribe::Prime),
+    /// A page for an administrator.
+    Admin(admin::Waiting),
+}
+
+/// How often old messages and ids are looked for, in milliseconds.
+const HOUSEKEEPING_MS: u64 = 1_000;
 
 impl Broker {
     /// A broker with the state found in the store. `seed` feeds epochs and jitter.
     ///
     /// # Errors
     /// What the reader says.
-    pub fn new(_now: Now, settings: Arc<Settings>, _disk: &dyn Reader, _seed: u64) -> Result<Self, StoreError> {
-        Ok(Self { settings })
+    pub fn new(now: Now, settings: Arc<Settings>, disk: &dyn Reader, seed: u64) -> Result<Self, StoreError> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let loaded = load::load(now, &settings, disk, &mut rng)?;
+        let mut broker = Self {
+            rng,
+            now,
+            started: now,
+            conns: hashbrown::HashMap::new(),
+            mount: loaded.mount,
+            disk: VolumeState::new(Volume::Disk, loaded.applied, settings.store.tail_bytes as usize),
+            memory: VolumeState::new(Volume::Memory, crate::model::Position(0), settings.store.tail_bytes as usize / 2),
+            health: Health::default(),
+            reads: HashMap::new(),
+            asks: HashMap::new(),
+            pumps: Vec::new(),
+            timers: Due::default(),
+            effects: VecDeque::new(),
+            counters: Counters::default(),
+            ids: 1,
+            stopping: None,
+            stopped: false,
+            settings,
+        };
+        broker.disk.clock = loaded.clock;
+        broker.after_load();
+        Ok(broker)
     }
 
     /// Something happened.
-    pub fn handle(&mut self, _now: Now, _event: Event<'_>) {}
+    pub fn handle(&mut self, now: Now, event: Event<'_>) {
+        self.now = now;
+        match event {
+            Event::Opened { conn, peer } => self.handle_opened(conn, peer),
+            Event::Received { conn, bytes } => self.handle_received(conn, bytes),
+            Event::Closed { conn } => self.handle_closed(conn),
+            Event::Committed { volume, done } => self.handle_committed(volume, &done),
+            Event::StoreFailed { error } => self.handle_store_failed(&error),
+            Event::StoreReopened { reader } => self.handle_store_reopened(reader),
+            Event::Read { token, result } => self.handle_read(token, result),
+            Event::Disk { free_bytes } => self.handle_disk(free_bytes),
+            Event::Timeout => self.handle_timeout(),
+            Event::Reload { settings } => self.handle_reload(settings),
+            Event::Stop { deadline } => self.handle_stop(deadline),
+        }
+    }
 
     /// The next thing to do, until `None`. Call after every [`Broker::handle`] and [`Broker::poll_transmit`].
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        None
-    }
-
-    /// Appends up to about `bytes_max` bytes to send to this connection (at least one frame if there is one).
-    pub fn poll_transmit(&mut self, _now: Now, _conn: ConnId, _out: &mut Vec<u8>, _bytes_max: usize) -> Transmit {
-        Transmit::Idle
-    }
-
-    /// Whether this connection may be read from; after false an [`Effect::Wake`] says when to ask again.
-    #[must_use]
-    pub fn wants_read(&self, _conn: ConnId) -> bool {
-        true
+        if self.effects.is_empty() {
+            self.run_pumps();
+            self.flush_if_due();
+            self.check_stopped();
+        }
+        self.effects.pop_front()
     }
 
     /// When to send [`Event::Timeout`] at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
-        None
+        self.timers.next()
     }
 
     /// The settings in force.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The latest time the store knows of: the wall clock handed to the broker must not be earlier.
+    #[must_use]
+    pub fn clock_floor(&self) -> Wall {
+        self.disk.clock
+    }
+
+    fn handle_timeout(&mut self) {
+        while let Some(timer) = self.timers.pop(self.now.mono) {
+            match timer {
+                Timer::Session(conn) => self.handle_session_timeout(conn),
+                // `flush_if_due` looks at the clock itself.
+                Timer::Flush => {}
+                Timer::Retry(queue, consumer) => self.pumps.push((queue, consumer)),
+                Timer::AckTimeout(queue, consumer) => self.handle_ack_timeout(queue, consumer),
+                Timer::Delayed(queue) => self.read_delayed(queue),
+                Timer::Housekeeping => self.housekeeping(),
+                Timer::Ask(id) => self.end_ask(id, crate::wire::Code::DeadlineExceeded),
+                Timer::Stop => self.stopped = true,
+            }
+        }
+    }
+
+    fn handle_read(&mut self, token: u64, result: Result<crate::store::ReadResult, StoreError>) {
+        let Some(waiting) = self.reads.remove(&token) else { return };
+        let result = match result {
+            Ok(result) => Some(result),
+            Err(error) => {
+                log::error!("a read failed: {error}");
+                self.counters.read_errors += 1;
+                None
+            }
+        };
+        match waiting {
+            Waiting::Page(queue, consumer, lane) => self.handle_page(queue, consumer, lane, result),
+            Waiting::Fetch(queue, consumer, lane, seq) => self.handle_fetched(queue, consumer, lane, seq, result),
+            Waiting::Delayed(queue) => self.handle_delayed(queue, result),
+            Waiting::Prime(prime) => self.handle_primed(prime, result),
+            Waiting::Admin(waiting) => self.handle_admin_read(waiting, result),
+        }
+    }
+
+    fn read(&mut self, volume: Volume, waiting: Waiting, request: crate::store::ReadRequest) {
+        let token = self.next_id();
+        self.reads.insert(token, waiting);
+        self.effects.push_back(Effect::Read { volume, token, request });
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    fn volume_mut(&mut self, volume: Volume) -> &mut VolumeState {
+        match volume {
+            Volume::Disk => &mut self.disk,
+            Volume::Memory => &mut self.memory,
+        }
+    }
+
+    fn housekeeping(&mut self) {
+        self.timers.set(Timer::Housekeeping, self.now.mono.plus_ms(HOUSEKEEPING_MS));
+        for queue in 0..self.mount.queues.len() {
+            self.release(queue);
+        }
+        let gone = self.mount.dedupe.expire(self.now.wall);
+        self.forget_ids(&gone);
+        if self.now.wall.ms_since(self.disk.clock) >= 60_000 && self.disk.has_dirty_rows() {
+            self.disk.clock_due = true;
+        }
+    }
+
+    fn handle_stop(&mut self, deadline: Mono) {
+        if self.stopping.is_some() {
+            self.stopped = true;
+            return;
+        }
+        self.stopping = Some(deadline);
+        self.timers.set(Timer::Stop, deadline);
+        let ms = deadline.ms_since(self.now.mono).min(u64::from(u32::MAX)) as u32;
+        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        log::info!("stopping: {} connections, {} bytes to commit", conns.len(), self.disk.pending_bytes());
+        for conn in conns {
+            self.send_goaway(conn, ms);
+        }
+    }
+
+    fn check_stopped(&mut self) {
+        if self.stopping.is_none() {
+            return;
+        }
+        if !self.stopped && self.disk.is_settled() && self.memory.is_settled() {
+            let open: Vec<ConnId> = self.conns.keys().copied().collect();
+            for conn in open {
+                self.close(conn, crate::wire::Code::ShuttingDown, "the broker is stopping");
+            }
+            self.stopped = self.conns.is_empty();
+        }
+        if self.stopped {
+            self.stopping = None;
+            self.effects.push_back(Effect::Stopped);
+        }
     }
 }

@@ -55,7 +55,7 @@ pub mod tag {
     pub const SIGNATURE: u32 = 7;
     /// Why the message is a dead letter, UTF-8. Set by the broker.
     pub const DEAD_REASON: u32 = 16;
-    /// Attempts made before it became a dead letter, postcard varint. Set by the broker.
+    /// Attempts made before it became a dead letter, decimal text. Set by the broker.
     pub const DEAD_ATTEMPTS: u32 = 17;
     /// Queue it died in, UTF-8. Set by the broker.
     pub const DEAD_QUEUE: u32 = 18;

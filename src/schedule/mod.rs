@@ -1,7 +1,9 @@
 //! When things are to happen: backoff and due times; pure.
 
+mod clock;
 mod due;
 
+pub use clock::SteadyWall;
 pub use due::Due;
 
 /// Delay before retry number `attempt` (0 is the first), in milliseconds: `base` doubled each time up to `max`, of which

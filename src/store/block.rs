@@ -115,6 +115,12 @@ impl<'a> BlockReader<'a> {
         Some(Self { count: u32::from_le_bytes(*count), base: Wall(u64::from_le_bytes(*base)), rest })
     }
 
+    /// Goes on inside a block: `rest` begins at an entry and `count` entries are left.
+    #[must_use]
+    pub const fn resume(base: Wall, count: u32, rest: &'a [u8]) -> Self {
+        Self { count, base, rest }
+    }
+
     /// Messages not yet read.
     #[must_use]
     pub const fn remaining(&self) -> u32 {

@@ -3,11 +3,29 @@
 //! The store knows rows, not rules. `broker` and `queue` decide what a publish or an ack means and say it in [`Op`]s;
 //! the store makes a batch of them durable in one transaction and reads pages back.
 
+mod apply;
 pub mod block;
+mod bodies;
+mod committer;
+pub mod encoding;
+pub mod file;
+mod memory;
+mod open;
 mod ops;
+mod overlay;
 mod read;
+mod redb;
 pub mod schema;
+#[doc(hidden)]
+pub mod testing;
+mod trims;
 
+pub use self::redb::{OpenedFile, RedbStore};
+pub use committer::{CommitEvent, Committer, Notify, Reopen};
+pub use memory::MemoryStore;
+pub use open::{
+    CACHE_BYTES_DEFAULT, Compacted, Finding, OpenOptions, Opened, STORE_NAME, compact, compact_on, open, open_on,
+};
 pub use ops::{Batch, Op, QueueKey, Table};
 pub use read::{Past, ReadRequest, ReadResult, perform};
 
@@ -19,8 +37,8 @@ use bytes::Bytes;
 pub struct Committed {
     /// The last position that is now as durable as this store makes things.
     pub position: Position,
-    /// Indices of [`Op::CompareAndPut`]s in the batch whose revision did not match; they and their dependants had no
-    /// effect.
+    /// Indices of [`Op::CompareAndPut`]s whose revision did not match, counted through the operations of all batches
+    /// of the commit (or of the submit, where a [`Committer`] tells it); they and their dependants had no effect.
     pub conflicts: Vec<u32>,
     /// Bytes handed to the file since the last commit, for the wear metric.
     pub bytes_written: u64,

@@ -40,6 +40,27 @@ pub enum Table {
     Bridge = 11,
 }
 
+impl Table {
+    /// The table with this number.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Meta,
+            2 => Self::Queue,
+            3 => Self::Extent,
+            4 => Self::Consumer,
+            5 => Self::Dedupe,
+            6 => Self::Retained,
+            7 => Self::Channel,
+            8 => Self::Delayed,
+            9 => Self::Document,
+            10 => Self::Report,
+            11 => Self::Bridge,
+            _ => return None,
+        })
+    }
+}
+
 /// One operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {

@@ -1,7 +1,7 @@
 //! Keys and values of every small row, with the format's version. Keys are big-endian so that they sort.
 
-use super::ops::QueueKey;
-use crate::model::{MountId, Position, Priority, Wall};
+use super::ops::{QueueKey, Table};
+use crate::model::{MountId, Position, Priority, QueueId, Wall};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -183,4 +183,15 @@ pub fn delayed_key(queue: QueueKey, due: Wall, number: u64) -> [u8; 24] {
     key[8..16].copy_from_slice(&due.0.to_be_bytes());
     key[16..].copy_from_slice(&number.to_be_bytes());
     key
+}
+
+/// The queue whose row this is; `None` for rows of other tables.
+#[must_use]
+pub fn split_queue_key(table: Table, key: &[u8]) -> Option<(MountId, QueueId)> {
+    if table != Table::Queue {
+        return None;
+    }
+    let (mount, rest) = key.split_first_chunk::<4>()?;
+    let queue = <[u8; 4]>::try_from(rest).ok()?;
+    Some((MountId(u32::from_be_bytes(*mount)), QueueId(u32::from_be_bytes(queue))))
 }

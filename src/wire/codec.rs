@@ -3,7 +3,7 @@
 use super::crc::crc32c;
 use super::error::WireError;
 use super::head::{Extended, Extensions, Head};
-use super::header::{FrameType, Header, MAGIC, flags_contradict};
+use super::header::{FLAG_CONT, FLAG_MORE, FrameType, Header, MAGIC, flags_contradict};
 use crate::model::limits::{HEAD_BYTES_MAX, HEADER_BYTES};
 
 /// A checked frame, borrowing from the bytes it was read from.
@@ -38,6 +38,20 @@ impl<'a> Frame<'a> {
         let (head, rest) = postcard::take_from_bytes::<H>(self.head).map_err(|_| malformed)?;
         let extensions = Extensions::parse(rest).ok_or(malformed)?;
         Ok((head, extensions))
+    }
+
+    /// The payload of a message that is not chunked, whose head announces `total` bytes.
+    ///
+    /// # Errors
+    /// [`WireError::Payload`] when the length is another; [`WireError::FlagsContradict`] when this is a chunk.
+    pub fn unchunked(&self, total: u32) -> Result<&'a [u8], WireError> {
+        if self.header.flags & (FLAG_MORE | FLAG_CONT) != 0 {
+            return Err(WireError::FlagsContradict);
+        }
+        if self.header.payload_len != total {
+            return Err(WireError::Payload(self.header.kind as u8));
+        }
+        Ok(self.payload)
     }
 }
 
@@ -159,7 +173,7 @@ pub fn frame_len(bytes: &[u8]) -> Option<usize> {
     let h = bytes.first_chunk::<HEADER_BYTES>()?;
     let head = usize::from(u16::from_be_bytes([h[6], h[7]]));
     let payload = u32::from_be_bytes([h[8], h[9], h[10], h[11]]) as usize;
-    Some(HEADER_BYTES + head + payload)
+    Some((HEADER_BYTES + head).saturating_add(payload))
 }
 
 /// Gives one whole encoded frame its sequence number and checksum.

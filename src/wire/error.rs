@@ -1,5 +1,6 @@
 //! What can be wrong with bytes, and the codes a peer is told.
 
+use crate::model::RecordError;
 use core::fmt;
 
 macro_rules! codes {
@@ -153,6 +154,21 @@ impl Code {
                 | Self::NoResponder
                 | Self::DeadlineExceeded
         )
+    }
+}
+
+impl From<RecordError> for Code {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Channel(_) => Self::BadChannel,
+            RecordError::BufferTooSmall => Self::Internal,
+            RecordError::Malformed
+            | RecordError::TrailingBytes(_)
+            | RecordError::Priority(_)
+            | RecordError::Encoding(_)
+            | RecordError::Flags(_)
+            | RecordError::Properties => Self::BadRecord,
+        }
     }
 }
 

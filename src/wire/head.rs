@@ -1,6 +1,8 @@
 //! The typed heads: postcard structs, frozen for version 1. New fields come only as extensions behind them.
 
-use super::header::FrameType;
+use super::codec::Frame;
+use super::error::WireError;
+use super::header::{FLAG_CONT, FrameType};
 use serde::{Deserialize, Serialize};
 
 /// A head and the frame type it belongs to.
@@ -17,7 +19,28 @@ macro_rules! heads {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub struct $name $(<$life>)? { $($(#[$field_doc])* pub $field: $ty,)* }
         heads!(@impl $name $(<$life>)? : $kind);
-    )*};
+    )*
+
+        /// The head of any frame: for whoever does not know the type beforehand, such as a trace or a test.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "each variant is the struct of its name")]
+        pub enum AnyHead<'a> { $($name($name $(<$life>)?),)* }
+
+        impl<'a> Frame<'a> {
+            /// Reads the head as what the frame's type says; `None` for a continuation, which has none.
+            ///
+            /// # Errors
+            /// [`WireError::Head`].
+            pub fn any_head(&self) -> Result<Option<AnyHead<'a>>, WireError> {
+                if self.header.flags & FLAG_CONT != 0 {
+                    return Ok(None);
+                }
+                Ok(Some(match self.header.kind {
+                    $(FrameType::$kind => AnyHead::$name(self.head::<$name>()?),)*
+                }))
+            }
+        }
+    };
     (@impl $name:ident <$life:lifetime> : $kind:ident) => {
         impl<$life> Head<$life> for $name<$life> { const KIND: FrameType = FrameType::$kind; }
     };
@@ -405,9 +428,9 @@ impl<'a> DeliverItem<'a> {
     /// Reads the first item of a deliver payload and returns what follows it.
     ///
     /// # Errors
-    /// [`super::WireError::Payload`].
-    pub fn take(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), super::WireError> {
-        postcard::take_from_bytes(bytes).map_err(|_| super::WireError::Payload(FrameType::Deliver as u8))
+    /// [`WireError::Payload`].
+    pub fn take(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), WireError> {
+        postcard::take_from_bytes(bytes).map_err(|_| WireError::Payload(FrameType::Deliver as u8))
     }
 }
 

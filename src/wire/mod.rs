@@ -13,10 +13,10 @@ pub use codec::{Decoded, Frame, decode, encode, encode_extended, encode_into, fr
 pub use crc::crc32c;
 pub use error::{Code, WireError};
 pub use head::{
-    Ack, Auth, Batch, Cancel, Close, Consume, Contract, Credit, Deliver, DeliverItem, Done, Dropped, ErrorHead,
-    Extended, Extension, Extensions, Goaway, Head, Hello, History, Nack, Outcome, Pause, Ping, Pong, Publish,
-    PublishAck, PublishNack, Reauth, Report, Request, Response, Resume, Since, Start, Subscribe, Unsubscribe, Welcome,
-    item_flag,
+    Ack, AnyHead, Auth, Batch, Cancel, Close, Consume, Contract, Credit, Deliver, DeliverItem, Done, Dropped,
+    ErrorHead, Extended, Extension, Extensions, Goaway, Head, Hello, History, Nack, Outcome, Pause, Ping, Pong,
+    Publish, PublishAck, PublishNack, Reauth, Report, Request, Response, Resume, Since, Start, Subscribe, Unsubscribe,
+    Welcome, item_flag,
 };
 pub use header::{FLAG_CONT, FLAG_MORE, FrameType, Header, MAGIC, VERSION};
 pub use payload::{

@@ -1,0 +1,353 @@
+//! What the broker answers to administrators: status, queues, peek, purge, replay.
+
+use super::Broker;
+use super::consume::channel_of;
+use super::mount::DEAD;
+use crate::config::{Keep, Storage};
+use crate::model::admin::{
+    self, AdminError, ConsumerQuery, ConsumerStatus, Count, LaneStatus, PEEK_MAX, PEEK_PAYLOAD_BYTES_MAX, Payload,
+    PeekItem, PeekQuery, QueueQuery, QueueStatus, ReplayQuery, Status,
+};
+use crate::model::{ConnId, Priority, Properties, Record, tag};
+use crate::queue::Queue;
+use crate::store::block::BlockReader;
+use crate::store::{ReadRequest, ReadResult};
+use crate::wire::{Code, Contract};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What the channels of administration begin with.
+pub(super) const PREFIX: &str = "$admin/";
+
+/// What a page is read for.
+pub(super) enum Waiting {
+    /// To be shown: what is left to show, and what was found.
+    Peek { conn: ConnId, stream: u32, queue: usize, lane: Priority, from: u64, left: usize, found: Vec<PeekItem> },
+    /// To be moved back: the dead letters' queue, where to, how many are left and were moved.
+    Replay { conn: ConnId, stream: u32, dead: usize, target: usize, lane: Priority, from: u64, left: u64, moved: u64 },
+}
+
+/// A page read for an administrator, in bytes.
+const PAGE_BYTES: usize = 128 * 1_024;
+
+type Refused = (Code, String);
+
+impl Broker {
+    pub(super) fn handle_admin(
+        &mut self,
+        conn: ConnId,
+        stream: u32,
+        channel: &str,
+        body: &[u8],
+    ) -> Result<(), (Code, &'static str)> {
+        if !self.conns.get(&conn).is_some_and(|c| c.session.principal.admin) {
+            return Err((
+                Code::Forbidden,
+                "only the broker's own user or root, over the Unix socket, may administer it",
+            ));
+        }
+        let answer = match channel {
+            admin::STATUS => Ok(Some(json(&self.status()))),
+            admin::QUEUES => {
+                let all: Vec<_> = (0..self.mount.queues.len()).map(|q| self.queue_status(q)).collect();
+                Ok(Some(json(&all)))
+            }
+            admin::QUEUE_SHOW => query::<QueueQuery>(body)
+                .and_then(|ask| self.named(&ask.name))
+                .map(|q| Some(json(&self.queue_status(q)))),
+            admin::QUEUE_PEEK => query(body).and_then(|ask| self.begin_peek(conn, stream, &ask)),
+            admin::QUEUE_PURGE => query::<QueueQuery>(body)
+                .and_then(|ask| self.named(&ask.name))
+                .map(|q| Some(json(&Count { count: self.purge(q) }))),
+            admin::QUEUE_REPLAY => query(body).and_then(|ask| self.begin_replay(conn, stream, &ask)),
+            admin::CONSUMER_DELETE => query(body).and_then(|ask| self.remove_consumer(&ask)).map(Some),
+            _ => Err((Code::NoResponder, format!("there is no request {channel:?}"))),
+        };
+        match answer {
+            Ok(Some(body)) => self.answer(conn, stream, 0, &body),
+            Ok(None) => {}
+            Err((code, error)) => self.answer(conn, stream, code as u16, &json(&AdminError { error })),
+        }
+        Ok(())
+    }
+
+    fn named(&self, name: &str) -> Result<usize, Refused> {
+        self.mount.queue(name).ok_or_else(|| (Code::UnknownQueue, format!("there is no queue {name:?}")))
+    }
+
+    fn status(&self) -> Status {
+        let mut counters = BTreeMap::new();
+        self.counters.visit(&mut |name, value| {
+            counters.insert(name, value);
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            name: self.settings.name.clone(),
+            // The process and its folder are the edge's to know.
+            pid: 0,
+            uptime_ms: self.uptime_ms(),
+            data: self.settings.data.as_ref().map(|d| d.display().to_string()).unwrap_or_default(),
+            state: self.health.state(),
+            free_bytes: self.health.free_bytes,
+            file_bytes: self.health.file_bytes,
+            connections: self.conns.len() as u64,
+            counters,
+            queues: (0..self.mount.queues.len()).map(|q| self.queue_status(q)).collect(),
+        }
+    }
+
+    fn queue_status(&self, index: usize) -> QueueStatus {
+        let q = &self.mount.queues[index];
+        let s = &q.settings;
+        let dead = self.mount.queue(&format!("{DEAD}{}", s.name));
+        QueueStatus {
+            name: s.name.clone(),
+            epoch: q.epoch.to_string(),
+            storage: match s.storage {
+                Storage::Disk => "disk",
+                Storage::Memory => "memory",
+            }
+            .into(),
+            keep: match s.keep {
+                Keep::Work => "work",
+                Keep::Interest => "interest",
+                Keep::Limits => "limits",
+            }
+            .into(),
+            contract: match s.contract {
+                Contract::Queue | Contract::Memory => "memory",
+                Contract::Disk => "disk",
+                Contract::Upstream => "upstream",
+            }
+            .into(),
+            messages: q.messages(),
+            bytes: q.bytes(),
+            messages_max: s.messages_max,
+            bytes_max: s.bytes_max,
+            oldest_ms: q.oldest().map_or(0, |w| w.0),
+            lanes: q.lanes().map(|l| LaneStatus { lane: l.priority.get(), head: l.head, next: l.next }).collect(),
+            delayed: q.delayed.messages,
+            dead: dead.map_or(0, |d| self.mount.queues[d].messages()),
+            consumers: consumers(q),
+        }
+    }
+
+    fn purge(&mut self, queue: usize) -> u64 {
+        let q = &mut self.mount.queues[queue];
+        let mut freed = Vec::new();
+        let mut count = 0;
+        for priority in (0..=9).filter_map(Priority::new) {
+            if q.lane(priority).is_some() {
+                let lane = q.lane_mut(priority);
+                let gone = lane.trim(lane.visible);
+                count += gone.messages;
+                freed.push((priority, gone));
+            }
+        }
+        q.dirty = true;
+        log::info!("queue {:?}: purged of {count} messages", q.settings.name);
+        self.push_freed(queue, &freed);
+        self.pump_queue(queue);
+        count
+    }
+
+    fn remove_consumer(&mut self, ask: &ConsumerQuery) -> Result<Vec<u8>, Refused> {
+        let q = self.named(&ask.queue)?;
+        let Some(index) = self.mount.queues[q].consumer_index(&ask.name) else {
+            return Err((Code::BadName, format!("queue {:?} has no consumer {:?}", ask.queue, ask.name)));
+        };
+        if self.mount.queues[q].consumers[index].as_ref().is_some_and(|c| !c.attachments.is_empty()) {
+            return Err((Code::BadOptions, format!("consumer {:?} is in use: stop its sessions first", ask.name)));
+        }
+        self.delete_consumer(q, index);
+        Ok(json(&Count { count: 1 }))
+    }
+
+    fn begin_peek(&mut self, conn: ConnId, stream: u32, ask: &PeekQuery) -> Result<Option<Vec<u8>>, Refused> {
+        let queue = self.named(&ask.name)?;
+        let lane = match ask.lane {
+            Some(lane) => Priority::new(lane).ok_or((Code::BadOptions, "a lane is 0 to 9".to_owned()))?,
+            None => match self.mount.queues[queue].lanes().rev().find(|l| l.messages() > 0) {
+                Some(lane) => lane.priority,
+                None => return Ok(Some(json::<[PeekItem]>(&[]))),
+            },
+        };
+        let left = ask.count.clamp(1, PEEK_MAX) as usize;
+        let from = self.mount.queues[queue].lane(lane).map_or(1, |l| l.head);
+        self.read_page(Waiting::Peek { conn, stream, queue, lane, from, left, found: Vec::new() });
+        Ok(None)
+    }
+
+    fn begin_replay(&mut self, conn: ConnId, stream: u32, ask: &ReplayQuery) -> Result<Option<Vec<u8>>, Refused> {
+        let target = self.named(ask.name.strip_prefix(DEAD).unwrap_or(&ask.name))?;
+        let name = format!("{DEAD}{}", self.mount.queues[target].settings.name);
+        let Some(dead) = self.mount.queue(&name) else { return Ok(Some(json(&Count { count: 0 }))) };
+        let Some(lane) = self.mount.queues[dead].lanes().rev().find(|l| l.messages() > 0) else {
+            return Ok(Some(json(&Count { count: 0 })));
+        };
+        let (lane, from) = (lane.priority, lane.head);
+        let left = ask.count.unwrap_or(u64::MAX).max(1);
+        self.read_page(Waiting::Replay { conn, stream, dead, target, lane, from, left, moved: 0 });
+        Ok(None)
+    }
+
+    fn read_page(&mut self, waiting: Waiting) {
+        let (queue, lane, from) = match &waiting {
+            Waiting::Peek { queue, lane, from, .. } => (*queue, *lane, *from),
+            Waiting::Replay { dead, lane, from, .. } => (*dead, *lane, *from),
+        };
+        let q = &self.mount.queues[queue];
+        let (key, volume) = (q.key, q.volume);
+        let request = ReadRequest::Page { queue: key, lane, from, bytes_max: PAGE_BYTES };
+        self.read_after_commit(volume, super::Waiting::Admin(waiting), request);
+    }
+
+    pub(super) fn handle_admin_read(&mut self, waiting: Waiting, result: Option<ReadResult>) {
+        let Some(ReadResult::Blocks(blocks)) = result else {
+            let (Waiting::Peek { conn, stream, .. } | Waiting::Replay { conn, stream, .. }) = waiting;
+            let error = "the queue could not be read".to_owned();
+            self.answer(conn, stream, Code::StorageFailed as u16, &json(&AdminError { error }));
+            return;
+        };
+        match waiting {
+            Waiting::Peek { conn, stream, queue, lane, mut from, mut left, mut found } => {
+                let visible = self.mount.queues[queue].lane(lane).map_or(1, |l| l.visible);
+                let more = !blocks.is_empty();
+                each(&blocks, &mut from, visible, &mut |seq, stored_ms, data| {
+                    found.extend(peek_item(lane, seq, stored_ms, data));
+                    left -= 1;
+                    left > 0
+                });
+                if left > 0 && more && from < visible {
+                    self.read_page(Waiting::Peek { conn, stream, queue, lane, from, left, found });
+                } else {
+                    self.answer(conn, stream, 0, &json(&found));
+                }
+            }
+            Waiting::Replay { conn, stream, dead, target, lane, mut from, mut left, mut moved } => {
+                let visible = self.mount.queues[dead].lane(lane).map_or(1, |l| l.visible);
+                let mut letters = Vec::new();
+                let more = !blocks.is_empty();
+                each(&blocks, &mut from, visible, &mut |_, _, data| {
+                    letters.push(data.to_vec());
+                    left -= 1;
+                    left > 0
+                });
+                moved += letters.len() as u64;
+                for letter in &letters {
+                    self.revive(target, letter);
+                }
+                let below = from;
+                let gone = self.mount.queues[dead].lane_mut(lane).trim(below);
+                self.mount.queues[dead].dirty = true;
+                self.push_freed(dead, &[(lane, gone)]);
+                let next = self.mount.queues[dead].lanes().rev().find(|l| l.head < l.visible);
+                match next.map(|l| (l.priority, l.head)) {
+                    Some((lane, from)) if left > 0 && more => {
+                        self.read_page(Waiting::Replay { conn, stream, dead, target, lane, from, left, moved });
+                    }
+                    _ => self.answer(conn, stream, 0, &json(&Count { count: moved })),
+                }
+            }
+        }
+    }
+
+    /// A dead letter lives again: without what the broker wrote on it, past the dedupe window.
+    fn revive(&mut self, target: usize, letter: &[u8]) {
+        let Ok(record) = Record::decode(letter) else { return };
+        let mut properties = Vec::new();
+        let mut buffer = vec![0; letter.len()];
+        for p in record.properties.iter().filter(|p| !(tag::DEAD_REASON..=tag::DEAD_QUEUE).contains(&p.tag)) {
+            if let Ok(n) = Properties::encode_one(p, &mut buffer) {
+                properties.extend_from_slice(&buffer[..n]);
+            }
+        }
+        let record = Record { properties: Properties::parse(&properties).unwrap_or_default(), ..record };
+        let mut bytes = Vec::new();
+        record.encode_to(&mut bytes);
+        self.append_bounded(target, &record, &bytes);
+    }
+}
+
+fn json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain data with text keys serialises")
+}
+
+fn query<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refused> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|e| (Code::BadOptions, format!("the request's body is not understood: {e}")))
+}
+
+/// Visits the messages of pages from `from` on, below `visible`; moves `from` behind the last one visited.
+fn each(blocks: &[crate::store::Block], from: &mut u64, visible: u64, visit: &mut dyn FnMut(u64, u64, &[u8]) -> bool) {
+    for block in blocks {
+        let Some(mut reader) = BlockReader::new(&block.bytes) else { continue };
+        let mut seq = block.first;
+        while let Some((stored, entry)) = reader.next_entry() {
+            if seq >= visible {
+                return;
+            }
+            if seq >= *from {
+                *from = seq + 1;
+                if !visit(seq, stored.0, entry.data) {
+                    return;
+                }
+            }
+            seq += 1;
+        }
+    }
+}
+
+fn peek_item(lane: Priority, seq: u64, stored_ms: u64, data: &[u8]) -> Option<PeekItem> {
+    let record = Record::decode(data).ok()?;
+    let shown = &record.payload[..record.payload.len().min(PEEK_PAYLOAD_BYTES_MAX)];
+    let properties = record.properties.iter().map(|p| {
+        let text = Payload::from_bytes(p.value).as_str().to_owned();
+        (property_name(p.tag), text)
+    });
+    Some(PeekItem {
+        lane: lane.get(),
+        seq,
+        id: (!record.id.is_none()).then(|| record.id.to_string()),
+        channel: channel_of(data)?.as_str().into(),
+        stored_ms,
+        size: record.payload.len() as u64,
+        payload: Payload::from_bytes(shown),
+        properties: properties.collect(),
+    })
+}
+
+fn property_name(number: u32) -> String {
+    match number {
+        tag::CONTENT_TYPE => "content-type",
+        tag::CORRELATION => "correlation",
+        tag::REPLY_TO => "reply-to",
+        tag::ORDERING_KEY => "ordering-key",
+        tag::ORIGIN => "origin",
+        tag::HOPS => "hops",
+        tag::SIGNATURE => "signature",
+        tag::DEAD_REASON => "dead-reason",
+        tag::DEAD_ATTEMPTS => "dead-attempts",
+        tag::DEAD_QUEUE => "dead-queue",
+        other => return format!("property-{other}"),
+    }
+    .into()
+}
+
+fn consumers(q: &Queue) -> Vec<ConsumerStatus> {
+    let status = |c: &crate::queue::Consumer| {
+        let lag = |l: &crate::queue::Lane| {
+            let cursor = c.lanes[l.priority.index()].as_ref().map_or(1, |p| p.cursor);
+            l.visible.saturating_sub(cursor.max(l.head))
+        };
+        ConsumerStatus {
+            name: c.name.to_string(),
+            sessions: c.attachments.len() as u32,
+            positions: q.lanes().map(|l| (l.priority.get(), c.position(l.priority))).collect(),
+            in_flight: u64::from(c.in_flight()),
+            waiting_retry: c.waiting.len() as u64,
+            lag: q.lanes().map(lag).sum::<u64>() + u64::from(c.outstanding),
+        }
+    };
+    q.consumers.iter().flatten().map(status).collect()
+}

@@ -1,0 +1,491 @@
+//! Group commit: one batch gathers while the one before it becomes durable; acknowledgements leave when it is.
+
+use super::mount::{Mount, Route};
+use super::{Broker, Effect, Timer, Waiting};
+use crate::model::{ConnId, Mono, Now, Position, Priority, Volume, Wall};
+use crate::queue::{Freed, Tail};
+use crate::session::{Publisher, RunKind};
+use crate::store::block::{BlockWriter, HistoryLink};
+use crate::store::schema::{self, META_CLOCK, META_COUNTERS};
+use crate::store::{Batch, Block, Committed, Op, ReadRequest, Table};
+use crate::wire::{DeliverItem, FrameType, PublishAck, PublishNack, item_flag};
+use bytes::Bytes;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+/// One store as the broker sees it: what is durable, what is under way, what gathers.
+pub(super) struct VolumeState {
+    volume: Volume,
+    pub(super) durable: Position,
+    next: Position,
+    flight: Option<Flight>,
+    gathering: Gathering,
+    /// Messages of the last batch: as many are expected again.
+    last_messages: u32,
+    pub(super) tail: Tail,
+    /// Reads that must see what gathers now.
+    after: Vec<(Position, Waiting, ReadRequest)>,
+    /// The clock as stored.
+    pub(super) clock: Wall,
+    pub(super) clock_due: bool,
+    /// Sessions that are not read from until this store catches up.
+    pub(super) held: Vec<ConnId>,
+}
+
+/// What gathers for the next commit.
+#[derive(Default)]
+struct Gathering {
+    ops: Vec<Op>,
+    bytes: usize,
+    messages: u32,
+    blocks: hashbrown::HashMap<(usize, Priority), OpenBlock>,
+    lanes: HashSet<(usize, Priority)>,
+    ids: Vec<u8>,
+    channels: HashSet<(usize, Box<str>)>,
+    fanout: Fanout,
+    publishers: Vec<(ConnId, u32)>,
+    /// Since when a publish waits.
+    urgent: Option<Mono>,
+    /// Since when something waits that may ride on a publish.
+    lazy: Option<Mono>,
+}
+
+/// A commit under way.
+struct Flight {
+    position: Position,
+    visible: Vec<(usize, Priority, u64)>,
+    fanout: Fanout,
+    publishers: Vec<(ConnId, u32)>,
+    bytes: usize,
+}
+
+struct OpenBlock {
+    first: u64,
+    writer: BlockWriter,
+    shared: bool,
+}
+
+/// Messages to fan out once they are durable, back to back in one buffer.
+#[derive(Default)]
+struct Fanout {
+    records: Vec<u8>,
+    items: Vec<FanItem>,
+}
+
+struct FanItem {
+    end: usize,
+    route: Rc<Route>,
+    item: LiveItem,
+}
+
+/// What a subscriber learns beside the record.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LiveItem {
+    pub(super) epoch: u64,
+    pub(super) lane: u8,
+    pub(super) seq: u64,
+    pub(super) offset: Option<u64>,
+    pub(super) stored_ms: u64,
+}
+
+impl LiveItem {
+    pub(super) fn deliver<'a>(&self, flags: u8, record: &'a [u8]) -> DeliverItem<'a> {
+        let has_offset = if self.offset.is_some() { item_flag::HAS_OFFSET } else { 0 };
+        DeliverItem {
+            flags: flags | has_offset,
+            lane: self.lane,
+            seq: self.seq,
+            offset: self.offset.unwrap_or(0),
+            attempt: 1,
+            stored_ms: self.stored_ms,
+            record,
+        }
+    }
+}
+
+impl VolumeState {
+    pub(super) fn new(volume: Volume, applied: Position, tail_bytes: usize) -> Self {
+        Self {
+            volume,
+            durable: applied,
+            next: Position(applied.0 + 1),
+            flight: None,
+            gathering: Gathering::default(),
+            last_messages: 0,
+            tail: Tail::new(tail_bytes),
+            after: Vec::new(),
+            clock: Wall(0),
+            clock_due: false,
+            held: Vec::new(),
+        }
+    }
+
+    /// The position of the commit that what is pushed now will be part of.
+    pub(super) const fn next(&self) -> Position {
+        self.next
+    }
+
+    /// Bytes accepted and not yet durable.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.gathering.bytes + self.flight.as_ref().map_or(0, |f| f.bytes)
+    }
+
+    /// Whether nothing gathers and nothing is under way.
+    pub(super) fn is_settled(&self) -> bool {
+        self.flight.is_none() && !self.has_dirty_rows() && self.gathering.urgent.is_none()
+    }
+
+    pub(super) fn has_dirty_rows(&self) -> bool {
+        self.gathering.lazy.is_some() || !self.gathering.ops.is_empty()
+    }
+
+    /// Adds an operation to the next commit.
+    pub(super) fn push(&mut self, op: Op) {
+        self.gathering.bytes += op.weight();
+        self.gathering.ops.push(op);
+    }
+
+    /// A publish waits for the next commit.
+    pub(super) fn urge(&mut self, now: Mono) {
+        self.gathering.urgent.get_or_insert(now);
+    }
+
+    /// Something may ride on the next commit, or be committed after a while.
+    pub(super) fn nudge(&mut self, now: Mono) {
+        self.gathering.lazy.get_or_insert(now);
+    }
+
+    /// Tells this publisher when the next commit is durable.
+    pub(super) fn watch(&mut self, publisher: (ConnId, u32)) {
+        if self.gathering.publishers.last() != Some(&publisher) {
+            self.gathering.publishers.push(publisher);
+        }
+    }
+
+    /// Remembers an id in the commit's row of the dedupe window.
+    pub(super) fn push_id(&mut self, id: [u8; 16]) {
+        self.gathering.ids.extend_from_slice(&id);
+        self.gathering.bytes += 16;
+    }
+
+    /// The row of this channel's history is to be written.
+    pub(super) fn touch_channel(&mut self, queue: usize, channel: &str) {
+        self.gathering.channels.insert((queue, channel.into()));
+    }
+
+    /// Adds a message to the end of a lane.
+    #[expect(clippy::too_many_arguments, reason = "a message is what it is; a struct would only be unpacked here")]
+    pub(super) fn append(
+        &mut self,
+        mount: &Mount,
+        queue: usize,
+        lane: Priority,
+        seq: u64,
+        now: Wall,
+        link: Option<HistoryLink>,
+        body: Option<u64>,
+        data: &[u8],
+    ) {
+        if self.gathering.blocks.get(&(queue, lane)).is_some_and(|b| !b.writer.fits(data.len())) {
+            self.seal(mount, queue, lane);
+        }
+        let g = &mut self.gathering;
+        let block = g.blocks.entry((queue, lane)).or_insert_with(|| {
+            g.bytes += 64;
+            OpenBlock { first: seq, writer: BlockWriter::new(now), shared: false }
+        });
+        block.writer.push(now, link, body, data);
+        block.shared |= body.is_some();
+        g.lanes.insert((queue, lane));
+        g.bytes += data.len() + 8;
+        g.messages += 1;
+    }
+
+    /// Fans a message out once the next commit is durable.
+    pub(super) fn fan_out_later(&mut self, route: &Rc<Route>, item: LiveItem, record: &[u8]) {
+        let fanout = &mut self.gathering.fanout;
+        fanout.records.extend_from_slice(record);
+        fanout.items.push(FanItem { end: fanout.records.len(), route: Rc::clone(route), item });
+        self.gathering.bytes += record.len();
+    }
+
+    fn seal(&mut self, mount: &Mount, queue: usize, lane: Priority) {
+        let Some(open) = self.gathering.blocks.remove(&(queue, lane)) else { return };
+        let (first, count) = (open.first, open.writer.count());
+        let bytes = open.writer.finish();
+        // A block that refers to shared bodies is read from the store, which puts them back in place.
+        if !open.shared {
+            self.tail.push(queue, lane, Block { first, count, bytes: bytes.clone() });
+        }
+        let key = mount.queues[queue].key;
+        self.gathering.ops.push(Op::Append { queue: key, lane, first, count, block: bytes });
+    }
+
+    /// The store failed: forgets all that is not durable.
+    pub(super) fn fail(&mut self) {
+        self.flight = None;
+        self.gathering = Gathering::default();
+        self.next = Position(self.durable.0 + 1);
+        self.tail.clear();
+        self.after.clear();
+    }
+}
+
+impl Broker {
+    /// Hands the gathered batch out when nothing is under way and it is worth it.
+    pub(super) fn flush_if_due(&mut self) {
+        self.flush_volume_if_due(Volume::Memory);
+        if !self.health.is_failed() {
+            self.flush_volume_if_due(Volume::Disk);
+        }
+    }
+
+    fn flush_volume_if_due(&mut self, volume: Volume) {
+        let (now, stopping) = (self.now.mono, self.stopping.is_some());
+        let store = self.settings.store.clone_marks();
+        let v = self.volume_mut(volume);
+        if v.flight.is_some() {
+            return;
+        }
+        let g = &v.gathering;
+        let full = g.bytes >= store.batch_bytes;
+        let wait_until = match (g.urgent, g.lazy) {
+            // As many messages as half the last batch show that the usual crowd has arrived; a lone publisher's next
+            // message meets a last batch of one and never waits.
+            (Some(_), _) if volume == Volume::Memory || g.messages.saturating_mul(2) >= v.last_messages => now,
+            (Some(since), _) => since.plus_us(store.linger_us),
+            (None, Some(_)) if volume == Volume::Memory => now,
+            (None, Some(since)) => since.plus_ms(store.ack_linger_ms),
+            (None, None) if g.ops.is_empty() => return,
+            (None, None) => now,
+        };
+        if full || stopping || now >= wait_until {
+            self.flush(volume);
+        } else {
+            self.timers.set_earlier(Timer::Flush, wait_until);
+        }
+    }
+
+    fn flush(&mut self, volume: Volume) {
+        let now = self.now;
+        if volume == Volume::Disk {
+            let gone = self.mount.dedupe.expire(now.wall);
+            self.forget_ids(&gone);
+        }
+        let Self { mount, disk, memory, .. } = self;
+        let v = match volume {
+            Volume::Disk => disk,
+            Volume::Memory => memory,
+        };
+        let open: Vec<(usize, Priority)> = v.gathering.blocks.keys().copied().collect();
+        for (queue, lane) in open {
+            v.seal(mount, queue, lane);
+        }
+        v.push_rows(mount, now);
+        let g = std::mem::take(&mut v.gathering);
+        let position = v.next;
+        v.next = Position(position.0 + 1);
+        v.last_messages = g.messages;
+        let visible = |(queue, lane): (usize, Priority)| {
+            let next = mount.queues[queue].lane(lane).map_or(1, |l| l.next);
+            (queue, lane, next)
+        };
+        v.flight = Some(Flight {
+            position,
+            visible: g.lanes.into_iter().map(visible).collect(),
+            fanout: g.fanout,
+            publishers: g.publishers,
+            bytes: g.bytes,
+        });
+        self.effects.push_back(Effect::Commit { volume, batches: vec![Batch { position, ops: g.ops }] });
+    }
+
+    pub(super) fn handle_committed(&mut self, volume: Volume, done: &Committed) {
+        let now = self.now;
+        if volume == Volume::Disk {
+            self.counters.commits += 1;
+            self.counters.commit_bytes += done.bytes_written;
+            self.health.file_bytes = done.file_bytes;
+        }
+        let v = self.volume_mut(volume);
+        let Some(flight) = v.flight.take() else { return };
+        v.durable = flight.position;
+        let ready: Vec<_> = v.after.extract_if(.., |(position, ..)| *position <= flight.position).collect();
+        let held = std::mem::take(&mut v.held);
+        for (queue, lane, next) in flight.visible {
+            let q = &mut self.mount.queues[queue];
+            let lane = q.lane_mut(lane);
+            lane.visible = lane.visible.max(next);
+            self.pump_queue(queue);
+        }
+        let mut from = 0;
+        for FanItem { end, route, item } in &flight.fanout.items {
+            self.fan_out(route, *item, &flight.fanout.records[from..*end]);
+            from = *end;
+        }
+        for (conn, stream) in flight.publishers {
+            self.send_acks(conn, stream);
+            self.hold_or_release(conn);
+        }
+        for (_, waiting, request) in ready {
+            self.read(volume, waiting, request);
+        }
+        for conn in held {
+            self.hold_or_release(conn);
+        }
+        if volume == Volume::Disk {
+            self.check_file_size();
+        }
+        self.now = now;
+    }
+
+    /// Tells a publisher what is decided, in order.
+    pub(super) fn send_acks(&mut self, conn: ConnId, stream: u32) {
+        let mut durable = [Position(0); 2];
+        durable[Publisher::slot(Volume::Disk)] = self.disk.durable;
+        durable[Publisher::slot(Volume::Memory)] = self.memory.durable;
+        loop {
+            let Some(c) = self.conns.get_mut(&conn) else { return };
+            let s = &mut c.session;
+            let Some(run) = s.publishers.get_mut(&stream).and_then(|p| p.poll(durable)) else { return };
+            s.unacked_messages = s.unacked_messages.saturating_sub(run.count);
+            s.unacked_bytes = s.unacked_bytes.saturating_sub(run.bytes);
+            match run.kind {
+                RunKind::Ack(outcome) => {
+                    let head = PublishAck { first: run.first, count: run.count, outcome };
+                    self.control(conn, stream, FrameType::PublishAck, &head);
+                }
+                RunKind::Nack(code, retry_after_ms) => {
+                    *self.counters.refused.entry(code).or_default() += u64::from(run.count);
+                    let detail = super::publish::explain(code);
+                    let head =
+                        PublishNack { first: run.first, count: run.count, code: code as u16, retry_after_ms, detail };
+                    self.control(conn, stream, FrameType::PublishNack, &head);
+                }
+            }
+        }
+    }
+
+    /// Reads once everything taken so far is durable.
+    pub(super) fn read_after_commit(&mut self, volume: Volume, waiting: Waiting, request: ReadRequest) {
+        let v = self.volume_mut(volume);
+        let position = match &v.flight {
+            _ if v.gathering.urgent.is_some() || !v.gathering.ops.is_empty() => v.next,
+            Some(flight) => flight.position,
+            None => v.durable,
+        };
+        if position <= v.durable {
+            self.read(volume, waiting, request);
+        } else {
+            v.after.push((position, waiting, request));
+        }
+    }
+
+    /// Writes down that messages left a queue.
+    pub(super) fn push_freed(&mut self, queue: usize, freed: &[(Priority, Freed)]) {
+        let key = self.mount.queues[queue].key;
+        let volume = self.mount.queues[queue].volume;
+        let now = self.now.mono;
+        for (lane, gone) in freed {
+            if volume == Volume::Disk {
+                for first in &gone.extents {
+                    let row = Bytes::copy_from_slice(&schema::lane_key(key, *lane, *first));
+                    self.disk.push(Op::Delete { table: Table::Extent, key: row });
+                }
+            }
+            let below = self.mount.queues[queue].lane(*lane).map_or(0, |l| l.head);
+            let v = self.volume_mut(volume);
+            // A later trim of the lane says all that an earlier one of the same batch did.
+            v.gathering.ops.retain(|op| !matches!(op, Op::Trim { queue, lane: l, .. } if *queue == key && l == lane));
+            v.push(Op::Trim { queue: key, lane: *lane, below });
+            v.nudge(now);
+        }
+    }
+
+    /// Lets go what the rules of a queue let go.
+    pub(super) fn release(&mut self, queue: usize) {
+        let (freed, aged) = self.mount.queues[queue].release(self.now.wall);
+        self.counters.expired += aged;
+        if !freed.is_empty() {
+            self.push_freed(queue, &freed);
+        }
+    }
+
+    pub(super) fn forget_ids(&mut self, positions: &[Position]) {
+        let mount = self.mount.id;
+        for position in positions {
+            let key = Bytes::copy_from_slice(&schema::dedupe_key(mount, *position));
+            self.disk.push(Op::Delete { table: Table::Dedupe, key });
+            self.disk.nudge(self.now.mono);
+        }
+    }
+}
+
+impl VolumeState {
+    /// Adds the rows that changed. Those of the memory volume are never read back.
+    fn push_rows(&mut self, mount: &mut Mount, now: Now) {
+        if self.volume == Volume::Memory {
+            for queue in mount.queues.iter_mut().filter(|q| q.volume == Volume::Memory) {
+                queue.dirty = false;
+                queue.consumers.iter_mut().flatten().for_each(|c| c.dirty = false);
+            }
+            return;
+        }
+        let g = &mut self.gathering;
+        for (queue, channel) in g.channels.drain() {
+            let q = &mount.queues[queue];
+            if let Some(row) = q.channels.get(&channel) {
+                let key = schema::named_key(q.key, &channel);
+                g.ops.push(Op::Put { table: Table::Channel, key, value: schema::encode(row) });
+            }
+        }
+        for queue in mount.queues.iter_mut().filter(|q| q.volume == Volume::Disk) {
+            if std::mem::take(&mut queue.dirty) {
+                let key = Bytes::copy_from_slice(&schema::queue_key(queue.key));
+                g.ops.push(Op::Put { table: Table::Queue, key, value: schema::encode(&queue.row()) });
+            }
+            for consumer in queue.consumers.iter_mut().flatten() {
+                if std::mem::take(&mut consumer.dirty) {
+                    g.ops.push(Op::Ack {
+                        queue: queue.key,
+                        consumer: consumer.name.clone(),
+                        progress: schema::encode(&consumer.row()),
+                    });
+                }
+            }
+        }
+        if !g.ids.is_empty() {
+            let mut value = Vec::with_capacity(8 + g.ids.len());
+            value.extend_from_slice(&now.wall.0.to_be_bytes());
+            value.append(&mut g.ids);
+            let key = Bytes::copy_from_slice(&schema::dedupe_key(mount.id, self.next));
+            g.ops.push(Op::Put { table: Table::Dedupe, key, value: value.into() });
+        }
+        if std::mem::take(&mut mount.numbers_dirty) {
+            let key = Bytes::from_static(META_COUNTERS);
+            g.ops.push(Op::Put { table: Table::Meta, key, value: schema::encode(&mount.numbers) });
+        }
+        if std::mem::take(&mut self.clock_due) {
+            self.clock = now.wall;
+            let value = Bytes::copy_from_slice(&now.wall.0.to_be_bytes());
+            g.ops.push(Op::Put { table: Table::Meta, key: Bytes::from_static(META_CLOCK), value });
+        }
+    }
+}
+
+/// The marks `flush` looks at, by value: the borrow of the settings would last too long.
+struct Marks {
+    batch_bytes: usize,
+    linger_us: u64,
+    ack_linger_ms: u64,
+}
+
+impl crate::config::StoreSettings {
+    fn clone_marks(&self) -> Marks {
+        Marks {
+            batch_bytes: self.batch_bytes as usize,
+            linger_us: u64::from(self.linger_us),
+            ack_linger_ms: u64::from(self.ack_linger_ms),
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! Connections: bytes in and out, handshake, heartbeats, and the end.
+
+use super::{Broker, Effect, Peer, Timer, Transmit};
+use crate::model::limits::{CHUNK_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
+use crate::model::{ConnId, Mono};
+use crate::protocols::native::{Accepted, Native};
+use crate::protocols::{Fault, Request};
+use crate::session::{HEARTBEAT_MS, Overdue, Phase, Principal, Session};
+use crate::wire::{
+    self, Close, Code, Decoded, Deliver, DeliverItem, Done, ErrorHead, FrameType, Goaway, Hello, Ping, Pong, VERSION,
+    Welcome,
+};
+
+/// A connection: the session and the dialect it speaks.
+pub(super) struct Conn {
+    pub(super) session: Session<Stream>,
+    pub(super) peer: Peer,
+    native: Native,
+    building: Building,
+    /// An [`Effect::Wake`] is on its way.
+    woken: bool,
+    /// A consumer stopped because the outbox was full.
+    pub(super) starved: bool,
+}
+
+/// What a stream of a session is.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// Live fan-out.
+    Subscription(super::subscribe::Subscription),
+    /// Part of a durable consumer: queue, consumer, attachment.
+    Consumer(usize, usize, u64),
+    /// Answers requests on this filter.
+    Responder(Box<str>),
+    /// A request that waits for its answer.
+    Asking(u64),
+    /// A request to answer.
+    Answering(u64),
+    /// A history request under way.
+    History,
+}
+
+/// Items of one deliver frame, not yet framed: neighbours travel together.
+#[derive(Default)]
+struct Building {
+    stream: u32,
+    epoch: u64,
+    first_tag: u64,
+    count: u32,
+    items: Vec<u8>,
+}
+
+/// A deliver frame is closed at this many bytes: a ping waits behind it at most.
+const DELIVER_BYTES_GOAL: usize = 32 * 1_024;
+/// Control frames a peer may leave unread before it is not read from, in bytes.
+const CONTROL_BYTES_MAX: usize = 256 * 1_024;
+/// Milliseconds a refused connection is told to wait.
+const RETRY_CONNECT_MS: u32 = 5_000;
+
+impl Broker {
+    pub(super) fn handle_opened(&mut self, conn: ConnId, peer: Peer) {
+        self.counters.connections += 1;
+        let limits = &self.settings.limits;
+        let principal = Principal { admin: matches!(peer, Peer::Unix { admin: true, .. }) };
+        let over = self.conns.len() >= limits.connections_max as usize;
+        let session = Session::new(conn, principal, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
+        let native = Native::default();
+        let building = Building::default();
+        self.conns.insert(conn, Conn { session, peer, native, building, woken: false, starved: false });
+        if over {
+            self.fail(conn, Code::TooManyConnections, "the broker has as many connections as it may: try later");
+        } else if self.stopping.is_some() {
+            self.fail(conn, Code::ShuttingDown, "the broker is stopping");
+        }
+        self.arm_session(conn);
+    }
+
+    pub(super) fn handle_closed(&mut self, conn: ConnId) {
+        let Some(mut gone) = self.conns.remove(&conn) else { return };
+        self.timers.remove(Timer::Session(conn));
+        for (id, stream) in gone.session.streams.drain() {
+            self.end_stream(conn, id, stream, false);
+        }
+    }
+
+    pub(super) fn handle_received(&mut self, conn: ConnId, bytes: &[u8]) {
+        let payload_max = self.settings.limits.frame_bytes_max;
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        c.session.handle_received(self.now.mono);
+        if matches!(c.session.phase, Phase::Closing(_)) {
+            return;
+        }
+        let mut kept = std::mem::take(&mut c.session.partial);
+        let input = if kept.is_empty() {
+            bytes
+        } else {
+            kept.extend_from_slice(bytes);
+            &kept
+        };
+        let mut at = 0;
+        let outcome = loop {
+            match wire::decode(&input[at..], payload_max) {
+                Ok(Decoded::Frame(frame, len)) => {
+                    at += len;
+                    if let Err(fault) = self.handle_frame(conn, frame) {
+                        break Err(fault);
+                    }
+                    if !self.conns.get(&conn).is_some_and(|c| !matches!(c.session.phase, Phase::Closing(_))) {
+                        return;
+                    }
+                }
+                Ok(Decoded::Incomplete(_)) => break Ok(()),
+                Err(error) => break Err(Fault::from(error)),
+            }
+        };
+        if let Err(fault) = outcome {
+            self.fail(conn, fault.code, &fault.detail);
+            return;
+        }
+        let rest = &input[at..];
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session.partial = rest.to_vec();
+            c.session.handle_frame_state(self.now.mono, !rest.is_empty(), at > 0);
+            self.arm_session(conn);
+            self.hold_or_release(conn);
+        }
+    }
+
+    fn handle_frame(&mut self, conn: ConnId, frame: wire::Frame<'_>) -> Result<(), Fault> {
+        let budget = self.settings.limits.reassembly_bytes_max as usize;
+        let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
+        let accepted = c.native.accept(frame, budget)?;
+        let open = c.session.is_open();
+        match accepted {
+            Accepted::Request(request) => self.handle_request(conn, open, request),
+            Accepted::Assembled(assembly) => self.handle_request(conn, open, assembly.request()?),
+            Accepted::Nothing if open => Ok(()),
+            Accepted::Nothing => Err(HELLO_FIRST),
+        }
+    }
+
+    fn handle_request(&mut self, conn: ConnId, open: bool, request: Request<'_>) -> Result<(), Fault> {
+        match request {
+            Request::Hello(hello) if !open => self.handle_hello(conn, &hello),
+            Request::Hello(_) => Err(Fault::new(Code::UnexpectedFrame, "hello is said once")),
+            Request::Close => {
+                if let Some(c) = self.conns.get_mut(&conn) {
+                    c.session.close(self.now.mono);
+                    self.wake(conn);
+                    self.arm_session(conn);
+                }
+                Ok(())
+            }
+            Request::Auth => Err(Fault::new(
+                Code::NotSupported,
+                "this release takes no credentials: say hello without auth, or use the Unix socket to administer",
+            )),
+            _ if !open => Err(HELLO_FIRST),
+            Request::Publish { stream, contract, first, records } => {
+                self.handle_publish(conn, stream, contract, first, records)
+            }
+            Request::Subscribe(stream, head) => self.handle_subscribe(conn, stream, &head),
+            Request::Unsubscribe(stream) => self.handle_unsubscribe(conn, stream),
+            Request::Consume(stream, head, filters) => self.handle_consume(conn, stream, &head, filters),
+            Request::Ack(stream, head) => self.handle_ack(conn, stream, head),
+            Request::Nack(stream, head) => self.handle_nack(conn, stream, &head),
+            Request::Credit(stream, head) => self.handle_credit(conn, stream, head),
+            Request::Pause(stream) => self.handle_pause(conn, stream, true),
+            Request::Resume(stream) => self.handle_pause(conn, stream, false),
+            Request::History(stream, head) => self.handle_history(conn, stream, &head),
+            Request::Ask(stream, head, body) => self.handle_ask(conn, stream, &head, body),
+            Request::Answer(stream, head, body) => self.handle_answer(conn, stream, &head, body),
+            Request::Cancel(stream, head) => self.handle_cancel(conn, stream, head.code),
+            Request::Ping(nonce) => {
+                self.control(conn, 0, FrameType::Pong, &Pong { nonce });
+                Ok(())
+            }
+            Request::Alive => Ok(()),
+        }
+    }
+
+    fn handle_hello(&mut self, conn: ConnId, hello: &Hello<'_>) -> Result<(), Fault> {
+        if hello.version_min > hello.version_max || !(hello.version_min..=hello.version_max).contains(&VERSION) {
+            return Err(Fault {
+                code: Code::BadVersion,
+                detail: format!(
+                    "you speak versions {} to {}, this broker speaks {VERSION}",
+                    hello.version_min, hello.version_max
+                )
+                .into(),
+            });
+        }
+        if hello.client.len() > NAME_BYTES_MAX {
+            return Err(Fault::new(Code::BadName, "a client's name has at most 128 bytes"));
+        }
+        if hello.frame_bytes_max < FRAME_PAYLOAD_BYTES_FLOOR {
+            return Err(Fault::new(Code::BadOptions, "every peer must take frame payloads of 16 KiB"));
+        }
+        let settings = std::sync::Arc::clone(&self.settings);
+        let limits = &settings.limits;
+        let wished = if hello.heartbeat_ms == 0 { limits.heartbeat_ms } else { hello.heartbeat_ms };
+        let heartbeat_ms = wished.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
+        let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
+        c.session.phase = Phase::Open;
+        c.session.client = hello.client.into();
+        c.session.heartbeat_ms = heartbeat_ms;
+        c.session.peer_frame_bytes_max = hello.frame_bytes_max;
+        c.session.peer_message_bytes_max = hello.message_bytes_max;
+        log::debug!("session {} of {:?} from {:?} is open", conn.0, hello.client, c.peer);
+        let welcome = Welcome {
+            version: VERSION,
+            server: &settings.name,
+            session: conn.0,
+            heartbeat_ms,
+            frame_bytes_max: limits.frame_bytes_max,
+            message_bytes_max: limits.message_bytes_max,
+            window_messages: limits.window_messages,
+            window_bytes: limits.window_bytes,
+            time_ms: self.now.wall.0,
+        };
+        self.control(conn, 0, FrameType::Welcome, &welcome);
+        self.arm_session(conn);
+        Ok(())
+    }
+
+    /// Appends up to about `bytes_max` bytes to send to this connection (at least one frame if there is one).
+    pub fn poll_transmit(&mut self, now: crate::model::Now, conn: ConnId, out: &mut Vec<u8>, max: usize) -> Transmit {
+        self.now = now;
+        self.build(conn);
+        let room = self.settings.limits.outbox_bytes_max as usize / 2;
+        let Some(c) = self.conns.get_mut(&conn) else { return Transmit::Close };
+        c.woken = false;
+        let before = out.len();
+        c.session.outbox.transmit(out, max);
+        if out.len() > before {
+            c.session.handle_sent(now.mono);
+        }
+        let refill = c.starved && c.session.outbox.data_len() < room;
+        let empty = c.session.outbox.is_empty();
+        let closing = matches!(c.session.phase, Phase::Closing(_));
+        if refill && !closing {
+            c.starved = false;
+            self.tell_dropped(conn);
+            self.pump_session(conn);
+        }
+        self.hold_or_release(conn);
+        match (empty, closing) {
+            (false, _) => Transmit::More,
+            (true, true) => Transmit::Close,
+            (true, false) => Transmit::Idle,
+        }
+    }
+
+    /// Whether this connection may be read from; after false an [`Effect::Wake`] says when to ask again.
+    #[must_use]
+    pub fn wants_read(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|c| !c.session.held)
+    }
+
+    pub(super) fn handle_session_timeout(&mut self, conn: ConnId) {
+        let frame_timeout_ms = self.settings.limits.frame_timeout_ms;
+        let Some(c) = self.conns.get(&conn) else { return };
+        match c.session.overdue(self.now.mono, frame_timeout_ms) {
+            Some(Overdue::Handshake) => {
+                self.fail(conn, Code::HandshakeTimeout, "no hello came in time");
+            }
+            Some(Overdue::Silence) => {
+                self.fail(conn, Code::HeartbeatTimeout, "nothing was heard for three heartbeats");
+            }
+            Some(Overdue::Frame) => {
+                self.fail(conn, Code::FrameTimeout, "a frame stopped in its middle");
+            }
+            Some(Overdue::Linger) => {
+                // The peer does not take its last bytes: forget them, the edge sees an empty outbox and closes.
+                if let Some(c) = self.conns.get_mut(&conn) {
+                    c.session.outbox = Default::default();
+                    c.building = Building::default();
+                }
+                self.wake_hard(conn);
+                return;
+            }
+            None => {
+                if c.session.ping_due(self.now.mono) {
+                    let nonce = self.rng.u64(..);
+                    self.control(conn, 0, FrameType::Ping, &Ping { nonce });
+                    // Counts as sent: a peer that does not read is found out by its silence, not by more pings.
+                    if let Some(c) = self.conns.get_mut(&conn) {
+                        c.session.handle_sent(self.now.mono);
+                    }
+                }
+            }
+        }
+        self.arm_session(conn);
+    }
+
+    fn arm_session(&mut self, conn: ConnId) {
+        let frame_timeout_ms = self.settings.limits.frame_timeout_ms;
+        if let Some(c) = self.conns.get(&conn) {
+            // A later deadline is found when the earlier timer rings: the hot path does not move timers.
+            self.timers.set_earlier(Timer::Session(conn), c.session.poll_timeout(frame_timeout_ms));
+        }
+    }
+
+    /// Ends a session: the error is the last it hears.
+    pub(super) fn fail(&mut self, conn: ConnId, code: Code, detail: &str) {
+        let retry = if code.is_retryable() { RETRY_CONNECT_MS } else { 0 };
+        let detail = clip(detail);
+        let Some(c) = self.conns.get(&conn) else { return };
+        if matches!(c.session.phase, Phase::Closing(_)) {
+            return;
+        }
+        log::info!("session {} of {:?} from {:?} ends: {code}: {detail}", conn.0, c.session.client, c.peer);
+        self.control(conn, 0, FrameType::Error, &ErrorHead { code: code as u16, retry_after_ms: retry, detail });
+        self.end(conn, code);
+    }
+
+    /// Ends a session in an orderly way.
+    pub(super) fn close(&mut self, conn: ConnId, code: Code, detail: &str) {
+        let closing = |c: &Conn| matches!(c.session.phase, Phase::Closing(_));
+        if self.conns.get(&conn).is_none_or(closing) {
+            return;
+        }
+        self.control(conn, 0, FrameType::Close, &Close { code: code as u16, detail: clip(detail) });
+        self.end(conn, code);
+    }
+
+    fn end(&mut self, conn: ConnId, code: Code) {
+        *self.counters.closed.entry(code).or_default() += 1;
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        c.session.close(self.now.mono);
+        c.session.partial = Vec::new();
+        let streams: Vec<(u32, Stream)> = c.session.streams.drain().collect();
+        for (id, stream) in streams {
+            self.end_stream(conn, id, stream, false);
+        }
+        self.arm_session(conn);
+        self.wake_hard(conn);
+    }
+
+    pub(super) fn send_goaway(&mut self, conn: ConnId, deadline_ms: u32) {
+        let head = Goaway { code: Code::ShuttingDown as u16, deadline_ms, detail: "the broker is stopping" };
+        self.control(conn, 0, FrameType::Goaway, &head);
+    }
+
+    /// Puts a frame without payload into the lane ahead of data.
+    pub(super) fn control<H: serde::Serialize>(&mut self, conn: ConnId, stream: u32, kind: FrameType, head: &H) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        wire::append(c.session.outbox.control(), kind, 0, stream, Some(head), &[]);
+        self.wake(conn);
+    }
+
+    /// Puts frames of a message into the lane of data: one, or chunks where it is large.
+    pub(super) fn message<H: serde::Serialize>(
+        &mut self,
+        conn: ConnId,
+        stream: u32,
+        kind: FrameType,
+        head: &H,
+        payload: &[u8],
+    ) {
+        self.build(conn);
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        append_message(c.session.outbox.data(), stream, kind, head, payload);
+        self.wake(conn);
+    }
+
+    /// Answers a request of a stream with success.
+    pub(super) fn done(&mut self, conn: ConnId, stream: u32, epoch: u64, value: u64, complete: bool) {
+        self.control(conn, stream, FrameType::Ok, &Done { epoch, value, complete });
+    }
+
+    /// Answers a request of a stream with an error; the session goes on.
+    pub(super) fn refuse(&mut self, conn: ConnId, stream: u32, code: Code, detail: &str) {
+        let retry_after_ms = if code.is_retryable() { 1_000 } else { 0 };
+        let head = ErrorHead { code: code as u16, retry_after_ms, detail: clip(detail) };
+        self.control(conn, stream, FrameType::Error, &head);
+    }
+
+    /// Adds a message to what a stream is sent.
+    pub(super) fn item(&mut self, conn: ConnId, stream: u32, epoch: u64, tag: u64, item: &DeliverItem<'_>) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let goal = DELIVER_BYTES_GOAL.min(c.session.peer_frame_bytes_max as usize);
+        let need = item.record.len() + wire::DELIVER_ITEM_OVERHEAD_BYTES_MAX;
+        let b = &c.building;
+        let joins = b.count > 0 && b.stream == stream && b.epoch == epoch && b.items.len() + need <= goal;
+        if !joins {
+            self.build(conn);
+        }
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let b = &mut c.building;
+        if b.count == 0 {
+            (b.stream, b.epoch, b.first_tag) = (stream, epoch, tag);
+        }
+        b.count += 1;
+        wire::append_item(&mut b.items, item);
+        self.wake(conn);
+    }
+
+    /// Frames the items gathered so far.
+    pub(super) fn build(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let b = &mut c.building;
+        if b.count == 0 {
+            return;
+        }
+        let head = Deliver { epoch: b.epoch, first_tag: b.first_tag, count: b.count, total: b.items.len() as u32 };
+        let data = c.session.outbox.data();
+        if b.count == 1 {
+            append_message(data, b.stream, FrameType::Deliver, &head, &b.items);
+        } else {
+            wire::append(data, FrameType::Deliver, 0, b.stream, Some(&head), &[&b.items]);
+        }
+        b.count = 0;
+        b.items.clear();
+        if b.items.capacity() > 2 * DELIVER_BYTES_GOAL {
+            b.items = Vec::new();
+        }
+    }
+
+    /// Bytes of messages that wait for a connection.
+    pub(super) fn waiting_bytes(&self, conn: ConnId) -> usize {
+        self.conns.get(&conn).map_or(0, |c| c.session.outbox.data_len() + c.building.items.len())
+    }
+
+    /// Asks the edge to look at a connection.
+    pub(super) fn wake(&mut self, conn: ConnId) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            if !c.woken {
+                c.woken = true;
+                self.effects.push_back(Effect::Wake { conn });
+            }
+        }
+    }
+
+    fn wake_hard(&mut self, conn: ConnId) {
+        self.effects.push_back(Effect::Wake { conn });
+    }
+
+    /// Stops or resumes reading from a session, by its windows and the store's.
+    pub(super) fn hold_or_release(&mut self, conn: ConnId) {
+        let limits = &self.settings.limits;
+        let behind = self.disk.pending_bytes() >= self.settings.store.pending_bytes_max as usize;
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let s = &mut c.session;
+        let publishing = s.unacked_messages > 0;
+        let hold = matches!(s.phase, Phase::Closing(_))
+            || s.unacked_messages >= limits.window_messages
+            || s.unacked_bytes >= u64::from(limits.window_bytes)
+            || s.outbox.control_len() >= CONTROL_BYTES_MAX
+            || (behind && publishing);
+        if s.held && !hold {
+            s.held = false;
+            s.handle_released(self.now.mono);
+            self.wake_hard(conn);
+        }
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session.held = hold;
+        }
+    }
+
+    /// Milliseconds since start.
+    pub(super) fn uptime_ms(&self) -> u64 {
+        self.now.mono.ms_since(Mono(self.started.mono.0))
+    }
+}
+
+const HELLO_FIRST: Fault = Fault::new(Code::HelloExpected, "say hello first");
+
+/// Cuts a text to what a detail may have.
+fn clip(text: &str) -> &str {
+    let mut end = text.len().min(DETAIL_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+fn append_message<H: serde::Serialize>(out: &mut Vec<u8>, stream: u32, kind: FrameType, head: &H, payload: &[u8]) {
+    if payload.len() <= CHUNK_BYTES_MAX {
+        wire::append(out, kind, 0, stream, Some(head), &[payload]);
+        return;
+    }
+    for (i, (flags, chunk)) in wire::chunks(payload).enumerate() {
+        wire::append(out, kind, flags, stream, (i == 0).then_some(head), &[chunk]);
+    }
+}

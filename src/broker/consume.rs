@@ -1,0 +1,809 @@
+//! Durable consumers at work: pages in, deliveries out, acknowledgements, retries, dead letters, delayed messages.
+
+use super::conn::Stream;
+use super::mount::{DEAD, dead_settings};
+use super::publish::BROKER_STREAM;
+use super::{Broker, Timer, Waiting};
+use crate::config::Keep;
+use crate::model::limits::{CONSUMER_FILTERS_MAX, NAME_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX};
+use crate::model::{Channel, ConnId, Filter, Priority, Properties, Property, Record, Volume, Wall, tag};
+use crate::protocols::Fault;
+use crate::queue::{Attachment, Consumer, Cursor, Failed, Pending, PendingState};
+use crate::store::block::{BLOCK_HEADER_BYTES, BlockReader, Entry};
+use crate::store::{Block, Op, ReadRequest, ReadResult, Table, schema};
+use crate::wire::{Ack, Code, Consume, Credit, DeliverItem, FilterItems, Nack, Start, item_flag};
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// A page read for a consumer, in bytes.
+const PAGE_BYTES: usize = 64 * 1_024;
+/// Messages one session is given before its competitors have their turn.
+const BURST: usize = 64;
+/// Delayed messages moved at a time.
+const DELAYED_ROWS: usize = 256;
+/// Milliseconds before a failed read is tried again.
+const READ_RETRY_MS: u64 = 1_000;
+
+impl Broker {
+    pub(super) fn handle_consume(
+        &mut self,
+        conn: ConnId,
+        stream: u32,
+        head: &Consume<'_>,
+        filters: FilterItems<'_>,
+    ) -> Result<(), Fault> {
+        self.check_new_stream(conn, stream)?;
+        let refused = self.consume(conn, stream, head, filters);
+        if let Err((code, detail)) = refused {
+            self.refuse(conn, stream, code, &detail);
+        }
+        Ok(())
+    }
+
+    fn consume(
+        &mut self,
+        conn: ConnId,
+        stream: u32,
+        head: &Consume<'_>,
+        filters: FilterItems<'_>,
+    ) -> Result<(), (Code, String)> {
+        let Some(q) = self.mount.queue(head.queue) else {
+            return Err((Code::UnknownQueue, format!("there is no queue {:?}", head.queue)));
+        };
+        if !is_name(head.name) {
+            let what = "a consumer's name has 1 to 128 bytes of letters, digits, '.', '_', '-' and ':'";
+            return Err((Code::BadName, what.into()));
+        }
+        if filters.len() > CONSUMER_FILTERS_MAX {
+            return Err((Code::BadOptions, format!("a consumer has at most {CONSUMER_FILTERS_MAX} filters")));
+        }
+        let mut wanted = Vec::new();
+        for filter in filters {
+            Filter::parse(filter).map_err(|e| (Code::BadFilter, format!("{filter:?}: {e}")))?;
+            wanted.push(filter.to_owned());
+        }
+        let index = match self.mount.queues[q].consumer_index(head.name) {
+            Some(index) => index,
+            None => self.add_consumer(q, head)?,
+        };
+        let queue = &self.mount.queues[q];
+        let (window_max, epoch, volume) = (queue.settings.window, queue.epoch.0, queue.volume);
+        let defaults = (queue.settings.attempts_max, queue.settings.backoff_ms);
+        let Some(c) = self.mount.queues[q].consumers[index].as_mut() else { return Ok(()) };
+        if c.attachments.iter().any(|a| a.conn == conn) {
+            let what = format!("this session already consumes {:?} as {:?}", head.queue, head.name);
+            return Err((Code::DuplicateConsumer, what));
+        }
+        let id = self.ids + 1;
+        let mut attachment = Attachment {
+            id,
+            conn,
+            stream,
+            credit_messages: 0,
+            credit_bytes: 0,
+            paused: false,
+            first_tag: 1,
+            tags: VecDeque::new(),
+        };
+        if !attachment.add_credit(head.credit_messages, head.credit_bytes) {
+            return Err((Code::CreditOverflow, "more than 2^31-1 messages or bytes of credit".into()));
+        }
+        self.ids = id;
+        let new = (
+            if head.window == 0 { window_max } else { head.window.min(window_max) },
+            if head.attempts_max == 0 { defaults.0 } else { head.attempts_max },
+            head.ack_timeout_ms,
+            if head.backoff_ms == 0 { defaults.1 } else { head.backoff_ms },
+        );
+        if (c.window, c.attempts_max, c.ack_timeout_ms, c.backoff_ms) != new || c.filters != wanted {
+            (c.window, c.attempts_max, c.ack_timeout_ms, c.backoff_ms) = new;
+            c.filters = wanted;
+            c.dirty = true;
+        }
+        c.attachments.push(attachment);
+        let position = c.position(Priority::default());
+        if let Some(conn) = self.conns.get_mut(&conn) {
+            conn.session.streams.insert(stream, Stream::Consumer(q, index, id));
+        }
+        let now = self.now.mono;
+        self.volume_mut(volume).nudge(now);
+        if head.ack_timeout_ms > 0 {
+            self.timers.set_earlier(Timer::AckTimeout(q, index), now.plus_ms(u64::from(head.ack_timeout_ms)));
+        }
+        self.done(conn, stream, epoch, position, true);
+        self.pumps.push((q, index));
+        Ok(())
+    }
+
+    fn add_consumer(&mut self, q: usize, head: &Consume<'_>) -> Result<usize, (Code, String)> {
+        let queue = &mut self.mount.queues[q];
+        let existing = queue.consumers.iter().flatten().count();
+        if queue.settings.keep == Keep::Work && existing > 0 {
+            let name = queue.consumers.iter().flatten().map(|c| c.name.to_string()).next().unwrap_or_default();
+            let what = format!("queue {:?} keeps for one consumer group, and that is {name:?}", head.queue);
+            return Err((Code::QueueHasConsumer, what));
+        }
+        if existing >= queue.settings.consumers_max as usize {
+            return Err((Code::BadOptions, format!("queue {:?} has as many consumers as it may", head.queue)));
+        }
+        let mut consumer = Consumer::new(head.name);
+        let starts: Vec<(Priority, u64)> = queue
+            .lanes()
+            .map(|lane| {
+                let at = match head.start {
+                    Start::First => lane.head,
+                    Start::New => lane.next,
+                    Start::Time(ms) => lane.since(Wall(ms)).max(lane.head),
+                };
+                (lane.priority, at)
+            })
+            .collect();
+        for (priority, at) in starts {
+            consumer.lane_mut(priority).cursor = at;
+        }
+        Ok(match queue.consumers.iter().position(Option::is_none) {
+            Some(free) => {
+                queue.consumers[free] = Some(consumer);
+                free
+            }
+            None => {
+                queue.consumers.push(Some(consumer));
+                queue.consumers.len() - 1
+            }
+        })
+    }
+
+    /// A session's part in a consumer is over.
+    pub(super) fn detach(&mut self, queue: usize, consumer: usize, attachment: u64) {
+        if let Some(c) = self.mount.queues[queue].consumers[consumer].as_mut() {
+            c.detach(attachment);
+            self.pumps.push((queue, consumer));
+        }
+    }
+
+    /// Deletes a consumer that nobody is attached to.
+    pub(super) fn delete_consumer(&mut self, queue: usize, consumer: usize) {
+        let Some(c) = self.mount.queues[queue].consumers[consumer].take() else { return };
+        let (key, volume) = (self.mount.queues[queue].key, self.mount.queues[queue].volume);
+        let now = self.now.mono;
+        let row = schema::named_key(key, &c.name);
+        let v = self.volume_mut(volume);
+        v.push(Op::Delete { table: Table::Consumer, key: row });
+        v.nudge(now);
+        self.release(queue);
+    }
+
+    fn attachment_mut(&mut self, conn: ConnId, stream: u32) -> Result<(usize, usize, &mut Attachment), Fault> {
+        let missing = Fault::new(Code::BadStream, "no consumer is open on this stream");
+        let Some(&Stream::Consumer(q, c, id)) =
+            self.conns.get(&conn).and_then(|conn| conn.session.streams.get(&stream))
+        else {
+            return Err(missing);
+        };
+        let consumer = self.mount.queues[q].consumers[c].as_mut().ok_or_else(|| missing.clone())?;
+        let attachment = consumer.attachments.iter_mut().find(|a| a.id == id).ok_or(missing)?;
+        Ok((q, c, attachment))
+    }
+
+    pub(super) fn handle_ack(&mut self, conn: ConnId, stream: u32, head: Ack) -> Result<(), Fault> {
+        let (q, c, attachment) = self.attachment_mut(conn, stream)?;
+        let id = attachment.id;
+        let Some(taken) = attachment.take_tags(head.first, head.count) else { return Err(NEVER_DELIVERED) };
+        let Some(consumer) = self.mount.queues[q].consumers[c].as_mut() else { return Ok(()) };
+        let mut acked = 0;
+        for (lane, seq) in taken {
+            // A delivery that was overdue went to somebody else: this answer is void.
+            let mine = consumer
+                .pending(lane, seq)
+                .is_some_and(|p| matches!(p.state, PendingState::InFlight(owner, _) if owner == id));
+            acked += u64::from(mine && consumer.settle(lane, seq));
+        }
+        consumer.acked += acked;
+        self.counters.acked += acked;
+        self.progressed(q, c);
+        Ok(())
+    }
+
+    pub(super) fn handle_nack(&mut self, conn: ConnId, stream: u32, head: &Nack<'_>) -> Result<(), Fault> {
+        let (q, c, attachment) = self.attachment_mut(conn, stream)?;
+        let id = attachment.id;
+        let Some(taken) = attachment.take_tags(head.first, head.count) else { return Err(NEVER_DELIVERED) };
+        for (lane, seq) in taken {
+            let consumer = self.mount.queues[q].consumers[c].as_ref();
+            let mine = consumer
+                .and_then(|consumer| consumer.pending(lane, seq))
+                .is_some_and(|p| matches!(p.state, PendingState::InFlight(owner, _) if owner == id));
+            if mine {
+                self.fail_delivery(q, c, lane, seq, head.delay_ms, head.give_up);
+            }
+        }
+        self.progressed(q, c);
+        Ok(())
+    }
+
+    fn fail_delivery(&mut self, q: usize, c: usize, lane: Priority, seq: u64, delay_ms: u32, give_up: bool) {
+        let jitter = self.rng.f64();
+        let backoff_max = self.mount.queues[q].settings.backoff_ms_max;
+        let wall = self.now.wall;
+        let Some(consumer) = self.mount.queues[q].consumers[c].as_mut() else { return };
+        self.counters.nacked += 1;
+        if consumer.fail(lane, seq, wall, delay_ms, give_up, backoff_max, jitter) == Some(Failed::Dead) {
+            self.fetch(q, c, lane, seq);
+        }
+    }
+
+    pub(super) fn handle_ack_timeout(&mut self, q: usize, c: usize) {
+        let now = self.now.mono;
+        let Some(consumer) = self.mount.queues[q].consumers[c].as_ref() else { return };
+        let timeout = u64::from(consumer.ack_timeout_ms);
+        if timeout == 0 {
+            return;
+        }
+        let (overdue, busy) = (consumer.overdue(now), consumer.outstanding > 0 || !consumer.attachments.is_empty());
+        for (lane, seq) in overdue {
+            self.fail_delivery(q, c, lane, seq, 0, false);
+        }
+        if busy {
+            self.timers.set(Timer::AckTimeout(q, c), now.plus_ms((timeout / 4).max(10)));
+        }
+        self.progressed(q, c);
+    }
+
+    pub(super) fn handle_credit(&mut self, conn: ConnId, stream: u32, head: Credit) -> Result<(), Fault> {
+        let (q, c, attachment) = self.attachment_mut(conn, stream)?;
+        if !attachment.add_credit(head.messages, head.bytes) {
+            return Err(Fault::new(Code::CreditOverflow, "more than 2^31-1 messages or bytes of credit"));
+        }
+        self.pumps.push((q, c));
+        Ok(())
+    }
+
+    pub(super) fn handle_pause(&mut self, conn: ConnId, stream: u32, pause: bool) -> Result<(), Fault> {
+        if let Some(subscription) = self.subscription_mut(conn, stream) {
+            subscription.paused = pause;
+            if !pause {
+                self.tell_dropped(conn);
+            }
+            return Ok(());
+        }
+        let (q, c, attachment) = self.attachment_mut(conn, stream)?;
+        attachment.paused = pause;
+        self.pumps.push((q, c));
+        Ok(())
+    }
+
+    /// A consumer moved: its row rides on the next commit, messages may leave, and more may be delivered.
+    fn progressed(&mut self, q: usize, c: usize) {
+        let now = self.now.mono;
+        let volume = self.mount.queues[q].volume;
+        self.volume_mut(volume).nudge(now);
+        if self.mount.queues[q].settings.keep != Keep::Limits {
+            self.release(q);
+        }
+        self.pumps.push((q, c));
+    }
+
+    /// All consumers of a queue are to be looked at.
+    pub(super) fn pump_queue(&mut self, queue: usize) {
+        for consumer in 0..self.mount.queues[queue].consumers.len() {
+            self.pumps.push((queue, consumer));
+        }
+    }
+
+    /// All consumers of a session are to be looked at.
+    pub(super) fn pump_session(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get(&conn) else { return };
+        for stream in c.session.streams.values() {
+            if let Stream::Consumer(q, c, _) = *stream {
+                self.pumps.push((q, c));
+            }
+        }
+    }
+
+    pub(super) fn run_pumps(&mut self) {
+        while let Some((q, c)) = self.pumps.pop() {
+            self.pumps.retain(|p| *p != (q, c));
+            let Some(mut consumer) = self.mount.queues[q].consumers.get_mut(c).and_then(Option::take) else { continue };
+            self.pump_retries(q, c, &mut consumer);
+            self.pump_new(q, c, &mut consumer);
+            if let Some((due, ..)) = consumer.waiting.first().filter(|(due, ..)| *due > self.now.wall) {
+                self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(due.ms_since(self.now.wall)));
+            }
+            self.mount.queues[q].consumers[c] = Some(consumer);
+        }
+    }
+
+    /// The attachment whose turn it is, among those that may be sent a message.
+    fn pick(&mut self, consumer: &mut Consumer) -> Option<usize> {
+        let room = self.settings.limits.outbox_bytes_max as usize;
+        for i in 0..consumer.attachments.len() {
+            let at = (consumer.turn + i) % consumer.attachments.len();
+            let a = &consumer.attachments[at];
+            if !a.has_credit() {
+                continue;
+            }
+            if self.waiting_bytes(a.conn) >= room {
+                if let Some(c) = self.conns.get_mut(&a.conn) {
+                    c.starved = true;
+                }
+                continue;
+            }
+            consumer.turn = at + 1;
+            return Some(at);
+        }
+        None
+    }
+
+    fn pump_retries(&mut self, q: usize, c: usize, consumer: &mut Consumer) {
+        while let Some(&(due, lane, seq)) = consumer.waiting.first() {
+            if due > self.now.wall {
+                return;
+            }
+            let head = self.mount.queues[q].lane(lane).map_or(0, |l| l.head);
+            if seq < head {
+                consumer.settle(lane, seq);
+                consumer.lost += 1;
+                continue;
+            }
+            let Some(at) = self.pick(consumer) else { return };
+            match self.mount.queues[q].volume_tail(self).find(q, lane, seq).cloned() {
+                Some(block) => self.redeliver(q, c, consumer, at, lane, seq, &block),
+                None => {
+                    consumer.set_state(lane, seq, PendingState::Fetching);
+                    self.fetch(q, c, lane, seq);
+                }
+            }
+        }
+    }
+
+    /// Asks for the bytes of one message below the cursor.
+    fn fetch(&mut self, q: usize, c: usize, lane: Priority, seq: u64) {
+        let (queue, volume) = (self.mount.queues[q].key, self.mount.queues[q].volume);
+        let request = ReadRequest::Page { queue, lane, from: seq, bytes_max: 1 };
+        self.read(volume, Waiting::Fetch(q, c, lane, seq), request);
+    }
+
+    pub(super) fn handle_fetched(&mut self, q: usize, c: usize, lane: Priority, seq: u64, result: Option<ReadResult>) {
+        let Some(mut consumer) = self.mount.queues[q].consumers.get_mut(c).and_then(Option::take) else { return };
+        let Some(pending) = consumer.pending(lane, seq) else {
+            self.mount.queues[q].consumers[c] = Some(consumer);
+            return;
+        };
+        let holds = |b: &Block| (b.first..b.first + u64::from(b.count)).contains(&seq);
+        let block = match result {
+            Some(ReadResult::Blocks(blocks)) => Some(blocks.into_iter().find(holds)),
+            _ => None,
+        };
+        match (block, pending.state) {
+            // The read failed: try again later. What was to die is delivered once more and then dies.
+            (None, _) => consumer.set_state(lane, seq, PendingState::Waiting(self.now.wall.plus_ms(READ_RETRY_MS))),
+            // It left the queue meanwhile, by age or overflow.
+            (Some(None), _) => {
+                consumer.settle(lane, seq);
+                consumer.lost += 1;
+            }
+            (Some(Some(block)), PendingState::Dying) => self.bury(q, &mut consumer, lane, seq, pending, &block),
+            (Some(Some(block)), PendingState::Fetching) => match self.pick(&mut consumer) {
+                Some(at) => self.redeliver(q, c, &mut consumer, at, lane, seq, &block),
+                None => consumer.set_state(lane, seq, PendingState::Waiting(Wall(0))),
+            },
+            _ => {}
+        }
+        self.mount.queues[q].consumers[c] = Some(consumer);
+        self.progressed(q, c);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a delivery is all of this")]
+    fn redeliver(
+        &mut self,
+        q: usize,
+        c: usize,
+        consumer: &mut Consumer,
+        at: usize,
+        lane: Priority,
+        seq: u64,
+        block: &Block,
+    ) {
+        let Some(pending) = consumer.pending(lane, seq) else { return };
+        let Some((stored, entry)) = entry_at(block, seq) else {
+            self.lose(q, consumer, lane, seq);
+            return;
+        };
+        if is_expired(&entry, stored, self.now.wall) {
+            consumer.settle(lane, seq);
+            self.counters.expired += 1;
+            return;
+        }
+        let flags = if pending.delivered { item_flag::REDELIVERED } else { 0 };
+        let now = self.now.mono;
+        let a = &mut consumer.attachments[at];
+        if !self.fits_peer(a.conn, entry.data.len()) {
+            consumer.set_state(lane, seq, PendingState::Dying);
+            self.fetch(q, c, lane, seq);
+            return;
+        }
+        let a = &mut consumer.attachments[at];
+        let tag = a.tag(lane, seq, entry.data.len());
+        let (conn, stream, id) = (a.conn, a.stream, a.id);
+        let item = delivery(flags, lane, seq, pending.attempts + 1, stored, &entry);
+        let epoch = self.mount.queues[q].epoch.0;
+        self.item(conn, stream, epoch, tag, &item);
+        consumer.set_state(lane, seq, PendingState::InFlight(id, now));
+        self.counters.delivered += 1;
+        self.counters.redelivered += 1;
+    }
+
+    fn pump_new(&mut self, q: usize, c: usize, consumer: &mut Consumer) {
+        while consumer.has_room() && !consumer.attachments.is_empty() {
+            let Some(lane) = self.next_lane(q, consumer) else { return };
+            let Some(at) = self.pick(consumer) else { return };
+            if !self.position(q, c, consumer, lane) {
+                return;
+            }
+            self.deliver_burst(q, c, consumer, at, lane);
+        }
+    }
+
+    /// The highest lane with something new for a consumer; `None` also while that lane's page is being read.
+    fn next_lane(&mut self, q: usize, consumer: &mut Consumer) -> Option<Priority> {
+        for lane in self.mount.queues[q].lanes().rev() {
+            let place = consumer.lane_mut(lane.priority);
+            let skipped = place.skip_to(lane.head);
+            let (cursor, reading) = (place.cursor, place.reading);
+            if skipped > 0 {
+                consumer.lost += skipped;
+                consumer.dirty = true;
+            }
+            if cursor < lane.visible {
+                return (!reading).then_some(lane.priority);
+            }
+        }
+        None
+    }
+
+    /// Makes the cursor stand in a block; false when that has to be read first.
+    fn position(&mut self, q: usize, c: usize, consumer: &mut Consumer, lane: Priority) -> bool {
+        let place = consumer.lane_mut(lane);
+        if place.at.as_ref().is_some_and(|at| at.seq == place.cursor && at.left > 0) {
+            return true;
+        }
+        let cursor = place.cursor;
+        if let Some(block) = self.mount.queues[q].volume_tail(self).find(q, lane, cursor) {
+            place.at = stand(block, cursor);
+            if place.at.is_some() {
+                return true;
+            }
+        }
+        place.at = None;
+        place.reading = true;
+        let (queue, volume) = (self.mount.queues[q].key, self.mount.queues[q].volume);
+        let request = ReadRequest::Page { queue, lane, from: cursor, bytes_max: PAGE_BYTES };
+        self.read(volume, Waiting::Page(q, c, lane), request);
+        false
+    }
+
+    pub(super) fn handle_page(&mut self, q: usize, c: usize, lane: Priority, result: Option<ReadResult>) {
+        let Some(mut consumer) = self.mount.queues[q].consumers.get_mut(c).and_then(Option::take) else { return };
+        let place = consumer.lane_mut(lane);
+        place.reading = false;
+        let visible = self.mount.queues[q].lane(lane).map_or(0, |l| l.visible);
+        let mut lost = 0;
+        match result {
+            Some(ReadResult::Blocks(blocks)) => {
+                let cursor = place.cursor;
+                match blocks.into_iter().find(|b| b.first + u64::from(b.count) > cursor) {
+                    Some(block) if block.first <= cursor => place.at = stand(&block, cursor),
+                    // Damage on disk, or a trim that came between: what is missing is not waited for.
+                    Some(block) => lost = place.skip_to(block.first.min(visible)),
+                    None => lost = place.skip_to(visible),
+                }
+                if place.at.is_none() && lost == 0 && place.cursor < visible {
+                    lost = place.skip_to(place.cursor + 1);
+                }
+            }
+            _ => {
+                self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(READ_RETRY_MS));
+                self.mount.queues[q].consumers[c] = Some(consumer);
+                return;
+            }
+        }
+        if lost > 0 {
+            let head = self.mount.queues[q].lane(lane).map_or(0, |l| l.head);
+            let name = &self.mount.queues[q].settings.name;
+            let trimmed = consumer.lane_mut(lane).cursor <= head;
+            if !trimmed {
+                log::error!("queue {name:?} lane {}: {lost} messages cannot be read and are skipped", lane.get());
+                self.counters.lost += lost;
+            }
+            consumer.lost += lost;
+            consumer.dirty = true;
+        }
+        self.mount.queues[q].consumers[c] = Some(consumer);
+        self.pumps.push((q, c));
+    }
+
+    fn deliver_burst(&mut self, q: usize, c: usize, consumer: &mut Consumer, at: usize, lane: Priority) {
+        let (visible, epoch) = {
+            let queue = &self.mount.queues[q];
+            (queue.lane(lane).map_or(0, |l| l.visible), queue.epoch.0)
+        };
+        let room = self.settings.limits.outbox_bytes_max as usize;
+        let now = self.now;
+        let Some(mut place) = consumer.lane_mut(lane).at.take() else { return };
+        for _ in 0..BURST {
+            let a = &consumer.attachments[at];
+            if place.left == 0 || place.seq >= visible || !consumer.has_room() || !a.has_credit() {
+                break;
+            }
+            let bytes = place.bytes.clone();
+            let mut reader = BlockReader::resume(place.base, place.left, &bytes[place.offset..]);
+            let Some((stored, entry)) = reader.next_entry() else {
+                log::error!("queue {:?}: a damaged block is skipped", self.mount.queues[q].settings.name);
+                self.counters.lost += u64::from(place.left);
+                consumer.lost += u64::from(place.left);
+                let end = place.seq + u64::from(place.left);
+                consumer.lane_mut(lane).skip_to(end);
+                return;
+            };
+            let seq = place.seq;
+            place.offset = bytes.len() - reader.rest_len();
+            place.left -= 1;
+            place.seq += 1;
+            if !wanted(&consumer.filters, &entry) || is_expired(&entry, stored, now.wall) {
+                consumer.lane_mut(lane).cursor = seq + 1;
+                consumer.dirty = true;
+                continue;
+            }
+            let (conn, stream, id) = (a.conn, a.stream, a.id);
+            if !self.fits_peer(conn, entry.data.len()) {
+                consumer.deliver_next(lane, id, now.mono);
+                consumer.set_state(lane, seq, PendingState::Dying);
+                self.fetch(q, c, lane, seq);
+                continue;
+            }
+            let tag = consumer.attachments[at].tag(lane, seq, entry.data.len());
+            consumer.deliver_next(lane, id, now.mono);
+            self.item(conn, stream, epoch, tag, &delivery(0, lane, seq, 1, stored, &entry));
+            self.counters.delivered += 1;
+            if self.waiting_bytes(conn) >= room {
+                break;
+            }
+        }
+        consumer.lane_mut(lane).at = Some(place);
+    }
+
+    fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
+        self.conns.get(&conn).is_none_or(|c| len <= c.session.peer_message_bytes_max as usize)
+    }
+
+    fn lose(&mut self, q: usize, consumer: &mut Consumer, lane: Priority, seq: u64) {
+        log::error!("queue {:?}: message {seq} cannot be read and is lost", self.mount.queues[q].settings.name);
+        consumer.settle(lane, seq);
+        consumer.lost += 1;
+        self.counters.lost += 1;
+    }
+
+    /// Moves a message to the dead letters and is done with it, in one commit.
+    fn bury(&mut self, q: usize, consumer: &mut Consumer, lane: Priority, seq: u64, pending: Pending, block: &Block) {
+        let Some((_, entry)) = entry_at(block, seq) else {
+            self.lose(q, consumer, lane, seq);
+            return;
+        };
+        let name = self.mount.queues[q].settings.name.clone();
+        if name.starts_with(DEAD) {
+            // A dead letter that dies again stays where it is: there is nothing behind it.
+            consumer.settle(lane, seq);
+            return;
+        }
+        let Ok(record) = Record::decode(entry.data) else {
+            self.lose(q, consumer, lane, seq);
+            return;
+        };
+        let reason = if consumer.attachments.iter().any(|a| !self.fits_peer(a.conn, entry.data.len())) {
+            "larger than its consumer takes"
+        } else {
+            "its attempts were exhausted or it was given up"
+        };
+        let properties = dead_properties(&record, reason, pending.attempts, &name);
+        let dead = self.dead_queue(q);
+        let letter = Record {
+            properties: Properties::parse(&properties).unwrap_or_default(),
+            delay_ms: 0,
+            ttl_ms: 0,
+            retain: false,
+            ..record
+        };
+        let mut bytes = Vec::new();
+        letter.encode_to(&mut bytes);
+        self.append_bounded(dead, &letter, &bytes);
+        consumer.settle(lane, seq);
+        self.counters.dead += 1;
+        log::warn!("queue {name:?}: message {} became a dead letter: {reason}", record.id);
+    }
+
+    /// The queue of a queue's dead letters, made at the first.
+    fn dead_queue(&mut self, q: usize) -> usize {
+        let settings = dead_settings(&self.mount.queues[q].settings);
+        match self.mount.queue(&settings.name) {
+            Some(dead) => dead,
+            None => {
+                let epoch = self.rng.u64(..);
+                self.mount.add_queue(settings, epoch)
+            }
+        }
+    }
+
+    /// Appends a message the broker itself moves: a full queue drops its oldest.
+    pub(super) fn append_bounded(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8]) {
+        let mut freed = Vec::new();
+        let q = &mut self.mount.queues[queue];
+        let before = q.dropped;
+        q.make_room(bytes.len() as u64, Priority::MAX, &mut freed);
+        self.counters.dropped_full += q.dropped - before;
+        if !freed.is_empty() {
+            self.push_freed(queue, &freed);
+        }
+        self.append(queue, record, bytes, None);
+        let (volume, now) = (self.mount.queues[queue].volume, self.now.mono);
+        self.volume_mut(volume).urge(now);
+    }
+
+    pub(super) fn read_delayed(&mut self, queue: usize) {
+        let q = &mut self.mount.queues[queue];
+        if q.delayed.reading || q.delayed.messages == 0 {
+            return;
+        }
+        q.delayed.reading = true;
+        let prefix = Bytes::copy_from_slice(&schema::queue_key(q.key));
+        let request = ReadRequest::Rows {
+            table: Table::Delayed,
+            from: prefix.clone(),
+            prefix,
+            rows_max: DELAYED_ROWS,
+            bytes_max: PAGE_BYTES * 4,
+        };
+        let volume = q.volume;
+        self.read_after_commit(volume, Waiting::Delayed(queue), request);
+    }
+
+    /// Moves what is due into its lane: append and delete are one commit.
+    pub(super) fn handle_delayed(&mut self, queue: usize, result: Option<ReadResult>) {
+        self.mount.queues[queue].delayed.reading = false;
+        let Some(ReadResult::Rows(rows)) = result else {
+            self.timers.set(Timer::Delayed(queue), self.now.mono.plus_ms(READ_RETRY_MS));
+            return;
+        };
+        let full = rows.len() >= DELAYED_ROWS;
+        let mut next = full.then_some(self.now.wall);
+        for (key, bytes) in rows {
+            let Some(due) = key.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes) else { continue };
+            if due > self.now.wall.0 {
+                next = Some(Wall(due));
+                break;
+            }
+            let volume = self.mount.queues[queue].volume;
+            self.volume_mut(volume).push(Op::Delete { table: Table::Delayed, key });
+            let delayed = &mut self.mount.queues[queue].delayed;
+            delayed.messages = delayed.messages.saturating_sub(1);
+            delayed.bytes = delayed.bytes.saturating_sub(bytes.len() as u64);
+            if let Ok(record) = Record::decode(&bytes) {
+                // It was counted from its publish on, so there is room for it.
+                self.append(queue, &record, &bytes, None);
+                let now = self.now.mono;
+                self.volume_mut(volume).urge(now);
+            }
+        }
+        let delayed = &mut self.mount.queues[queue].delayed;
+        delayed.due = if delayed.messages == 0 { None } else { next.or(Some(self.now.wall.plus_ms(50))) };
+        if full {
+            self.read_delayed(queue);
+        } else {
+            self.arm_delayed(queue);
+        }
+    }
+
+    pub(super) fn check_new_stream(&self, conn: ConnId, stream: u32) -> Result<(), Fault> {
+        let Some(c) = self.conns.get(&conn) else { return Ok(()) };
+        if stream == 0 || stream & BROKER_STREAM != 0 {
+            return Err(Fault::new(Code::BadStream, "open streams of your own: 1 to 2^31-1"));
+        }
+        if c.session.streams.contains_key(&stream) {
+            return Err(Fault::new(Code::BadStream, "this stream is in use"));
+        }
+        if c.session.streams.len() >= self.settings.limits.streams_max as usize {
+            return Err(Fault::new(Code::TooManyStreams, "this session has as many streams as it may"));
+        }
+        Ok(())
+    }
+}
+
+const NEVER_DELIVERED: Fault = Fault::new(Code::NeverDelivered, "a tag of this range was never delivered");
+
+impl crate::queue::Queue {
+    /// The tail of the volume this queue lives in.
+    fn volume_tail<'b>(&self, broker: &'b Broker) -> &'b crate::queue::Tail {
+        match self.volume {
+            Volume::Disk => &broker.disk.tail,
+            Volume::Memory => &broker.memory.tail,
+        }
+    }
+}
+
+/// Whether a text may name a consumer.
+fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b))
+}
+
+/// The cursor at a sequence of a block.
+fn stand(block: &Block, seq: u64) -> Option<Cursor> {
+    let mut reader = BlockReader::new(&block.bytes)?;
+    for _ in block.first..seq {
+        reader.next_entry()?;
+    }
+    let offset = block.bytes.len() - reader.rest_len();
+    debug_assert!(offset >= BLOCK_HEADER_BYTES);
+    Some(Cursor { bytes: block.bytes.clone(), base: reader.base(), offset, left: reader.remaining(), seq })
+}
+
+fn entry_at(block: &Block, seq: u64) -> Option<(Wall, Entry<'_>)> {
+    let mut reader = BlockReader::new(&block.bytes)?;
+    for _ in block.first..seq {
+        reader.next_entry()?;
+    }
+    reader.next_entry()
+}
+
+fn wanted(filters: &[String], entry: &Entry<'_>) -> bool {
+    if filters.is_empty() {
+        return true;
+    }
+    let Ok(record) = Record::decode(entry.data) else { return true };
+    let matches = |f: &String| Filter::parse(f).is_ok_and(|f| f.matches(record.channel));
+    filters.iter().any(matches)
+}
+
+fn is_expired(entry: &Entry<'_>, stored: Wall, now: Wall) -> bool {
+    let ttl = Record::decode(entry.data).map_or(0, |r| r.ttl_ms);
+    ttl != 0 && now.ms_since(stored) >= u64::from(ttl)
+}
+
+fn delivery<'a>(flags: u8, lane: Priority, seq: u64, attempt: u32, stored: Wall, entry: &Entry<'a>) -> DeliverItem<'a> {
+    let has_offset = if entry.history.is_some() { item_flag::HAS_OFFSET } else { 0 };
+    DeliverItem {
+        flags: flags | has_offset,
+        lane: lane.get(),
+        seq,
+        offset: entry.history.map_or(0, |h| h.offset),
+        attempt,
+        stored_ms: stored.0,
+        record: entry.data,
+    }
+}
+
+/// The properties of a dead letter: its own, as far as there is room, and what became of it.
+fn dead_properties(record: &Record<'_>, reason: &str, attempts: u32, queue: &str) -> Vec<u8> {
+    let attempts = attempts.to_string();
+    let added = [
+        Property { tag: tag::DEAD_REASON, value: reason.as_bytes() },
+        Property { tag: tag::DEAD_ATTEMPTS, value: attempts.as_bytes() },
+        Property { tag: tag::DEAD_QUEUE, value: queue.as_bytes() },
+    ];
+    let own = record.properties.iter().filter(|p| !(tag::DEAD_REASON..=tag::DEAD_QUEUE).contains(&p.tag));
+    let mut out = Vec::new();
+    let mut buffer = vec![0; PROPERTIES_BYTES_MAX];
+    let (mut count, mut written) = (0, 0);
+    for property in added.into_iter().chain(own) {
+        let Ok(n) = Properties::encode_one(property, &mut buffer) else { continue };
+        if count < PROPERTIES_MAX && written + n <= PROPERTIES_BYTES_MAX {
+            out.extend_from_slice(&buffer[..n]);
+            (count, written) = (count + 1, written + n);
+        }
+    }
+    out
+}
+
+/// The channel of a stored record.
+pub(super) fn channel_of(data: &[u8]) -> Option<Channel<'_>> {
+    Record::decode(data).ok().map(|r| r.channel)
+}

@@ -1,0 +1,432 @@
+//! A publish: judged whole before anything of it is kept.
+
+use super::commit::LiveItem;
+use super::conn::Stream;
+use super::mount::Route;
+use super::{Broker, Timer};
+use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
+use crate::model::{ConnId, Position, Record, RecordError, Volume};
+use crate::protocols::{Fault, Records};
+use crate::queue::Admission;
+use crate::session::{Expect, Publisher, RunKind};
+use crate::store::schema;
+use crate::store::{Op, Table};
+use crate::wire::{Code, Contract, Outcome};
+use bytes::Bytes;
+use std::rc::Rc;
+
+/// What became of a message that was not refused.
+struct Taken {
+    outcome: Outcome,
+    wait: [Position; 2],
+}
+
+/// Why a message was refused, and after how many milliseconds to try again.
+type Refused = (Code, u32);
+
+/// Streams with this bit are opened by the broker.
+pub(super) const BROKER_STREAM: u32 = 0x8000_0000;
+/// Milliseconds after which a full queue may have room.
+const RETRY_FULL_MS: u32 = 1_000;
+/// Milliseconds after which a full disk may have space.
+const RETRY_STORAGE_MS: u32 = 5_000;
+
+impl Broker {
+    pub(super) fn handle_publish(
+        &mut self,
+        conn: ConnId,
+        stream: u32,
+        contract: Contract,
+        first: u64,
+        records: Records<'_>,
+    ) -> Result<(), Fault> {
+        let streams_max = self.settings.limits.streams_max as usize;
+        let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
+        if stream == 0 || stream & BROKER_STREAM != 0 {
+            return Err(Fault::new(Code::BadStream, "publish on a stream of your own: 1 to 2^31-1"));
+        }
+        let publishers = &mut c.session.publishers;
+        if !publishers.contains_key(&stream) && publishers.len() >= streams_max {
+            return Err(Fault::new(Code::TooManyStreams, "this session publishes on as many streams as it may"));
+        }
+        let count = records.left();
+        if first.checked_add(u64::from(count)).is_none() {
+            return Err(Fault::new(Code::BadPublishNumber, "publish numbers end at 2^64-1"));
+        }
+        let mut publisher = std::mem::take(publishers.entry(stream).or_default());
+        let mut fenced = None;
+        match publisher.expect(first) {
+            Expect::Next => publisher.advance(first, count),
+            Expect::Fenced => fenced = Some(Code::Fenced),
+            Expect::Wrong => fenced = Some(Code::BadPublishNumber),
+        }
+        let mut bytes = 0;
+        let mut committing = [false; 2];
+        for (number, record) in (first..).zip(records) {
+            bytes += record.len() as u64;
+            let verdict = match fenced {
+                Some(code) => Err((code, 0)),
+                None => self.publish_one(contract, record),
+            };
+            let (kind, wait) = match verdict {
+                Ok(taken) => (RunKind::Ack(taken.outcome), taken.wait),
+                Err((code, retry)) => {
+                    if code.is_retryable() && fenced.is_none() {
+                        publisher.fence(number);
+                        fenced = Some(Code::Fenced);
+                    }
+                    (RunKind::Nack(code, retry), [Position(0); 2])
+                }
+            };
+            committing[0] |= wait[0] > self.disk.durable;
+            committing[1] |= wait[1] > self.memory.durable;
+            publisher.push(number, record.len() as u64, kind, wait);
+        }
+        // A duplicate of a message under way waits for a commit that this publisher did not take part in.
+        if committing[0] {
+            self.disk.watch((conn, stream));
+            self.disk.urge(self.now.mono);
+        }
+        if committing[1] {
+            self.memory.watch((conn, stream));
+            self.memory.urge(self.now.mono);
+        }
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session.unacked_messages += count;
+            c.session.unacked_bytes += bytes;
+            c.session.publishers.insert(stream, publisher);
+        }
+        self.send_acks(conn, stream);
+        Ok(())
+    }
+
+    fn publish_one(&mut self, asked: Contract, bytes: &[u8]) -> Result<Taken, Refused> {
+        if bytes.len() > self.settings.limits.message_bytes_max as usize {
+            return Err((Code::MessageTooLarge, 0));
+        }
+        let record = Record::decode(bytes).map_err(|e| match e {
+            RecordError::Channel(_) => (Code::BadChannel, 0),
+            _ => (Code::BadRecord, 0),
+        })?;
+        if record.channel.is_reserved() {
+            return Err((Code::Forbidden, 0));
+        }
+        if asked == Contract::Upstream {
+            return Err((Code::NotSupported, 0));
+        }
+        if self.stopping.is_some() {
+            return Err((Code::ShuttingDown, RETRY_FULL_MS));
+        }
+        if let Some(seen) = self.mount.dedupe.seen(record.id, self.now.wall) {
+            self.counters.duplicates += 1;
+            let mut wait = [Position(0); 2];
+            if let Some((volume, position)) = seen.stored {
+                wait[Publisher::slot(volume)] = position;
+            }
+            return Ok(Taken { outcome: Outcome::Duplicate, wait });
+        }
+        let route = self.mount.route(record.channel.as_str());
+        let takers = self.judge(asked, &record, bytes, &route)?;
+        Ok(self.take(asked, &record, bytes, &route, &takers))
+    }
+
+    /// Which queues take the message. Nothing is changed unless all that must take it can.
+    fn judge(
+        &mut self,
+        asked: Contract,
+        record: &Record<'_>,
+        bytes: &[u8],
+        route: &Route,
+    ) -> Result<Vec<(usize, Admission)>, Refused> {
+        let len = bytes.len() as u64;
+        if route.queues.len() > CAPTURES_MAX {
+            return Err((Code::BadOptions, 0));
+        }
+        let queues = &self.mount.queues;
+        let on_disk = record.retain || route.queues.iter().any(|&q| queues[q].volume == Volume::Disk);
+        if on_disk {
+            self.health.admit(record.priority, self.settings.store.alarm_priority).map_err(|code| match code {
+                Code::StorageFull => (code, RETRY_STORAGE_MS),
+                _ => (code, RETRY_FULL_MS),
+            })?;
+        } else if asked == Contract::Disk {
+            return Err((Code::NoQueue, 0));
+        }
+        let mut takers = Vec::with_capacity(route.queues.len());
+        for &q in &route.queues {
+            match self.mount.queues[q].admit(len, record.priority) {
+                Admission::Reject if len > self.mount.queues[q].settings.bytes_max => {
+                    return Err((Code::MessageTooLarge, 0));
+                }
+                Admission::Reject => return Err((Code::QueueFull, RETRY_FULL_MS)),
+                admission => takers.push((q, admission)),
+            }
+        }
+        for &(q, admission) in &takers {
+            let queue = &mut self.mount.queues[q];
+            if !queue.settings.history || admission == Admission::DropNewest {
+                continue;
+            }
+            let mut forgotten = Vec::new();
+            let room = queue.may_link(record.channel.as_str(), &mut forgotten);
+            let (key, volume) = (queue.key, queue.volume);
+            for channel in forgotten {
+                let key = schema::named_key(key, &channel);
+                self.volume_mut(volume).push(Op::Delete { table: Table::Channel, key });
+            }
+            if !room {
+                return Err((Code::LimitReached, RETRY_FULL_MS));
+            }
+        }
+        if record.retain && !record.payload.is_empty() {
+            let limits = &self.settings.limits;
+            let old = self.mount.retained.get(record.channel.as_str()).copied();
+            let count = self.mount.retained.len() + usize::from(old.is_none());
+            let total = self.mount.retained_bytes - u64::from(old.unwrap_or(0)) + len;
+            if count > limits.retained_max as usize || total > limits.retained_bytes_max {
+                return Err((Code::LimitReached, RETRY_FULL_MS));
+            }
+        }
+        Ok(takers)
+    }
+
+    fn take(
+        &mut self,
+        asked: Contract,
+        record: &Record<'_>,
+        bytes: &[u8],
+        route: &Rc<Route>,
+        takers: &[(usize, Admission)],
+    ) -> Taken {
+        let now = self.now;
+        let mut contract = asked;
+        let mut live = LiveItem { lane: record.priority.get(), stored_ms: now.wall.0, ..LiveItem::default() };
+        let mut stored = false;
+        let (mut disk, mut memory) = (false, false);
+        let sharers = takers
+            .iter()
+            .filter(|(q, a)| *a != Admission::DropNewest && self.mount.queues[*q].volume == Volume::Disk)
+            .count();
+        let share = sharers > 1 && record.payload.len() > SHARED_BODY_BYTES_MIN && record.delay_ms == 0;
+        let body = share.then(|| self.push_body(record.payload, sharers as u32));
+        for &(q, admission) in takers {
+            if admission == Admission::DropNewest {
+                self.mount.queues[q].dropped += 1;
+                self.counters.dropped_full += 1;
+                continue;
+            }
+            if admission == Admission::DropOldest {
+                self.drop_oldest(q, bytes.len() as u64, record);
+            }
+            let queue = &self.mount.queues[q];
+            stored = true;
+            contract = contract.max(queue.settings.contract);
+            match queue.volume {
+                Volume::Disk => disk = true,
+                Volume::Memory => memory = true,
+            }
+            if record.delay_ms > 0 {
+                self.delay(q, record, bytes);
+                continue;
+            }
+            let shared = body.filter(|_| self.mount.queues[q].volume == Volume::Disk);
+            let placed = self.append(q, record, bytes, shared);
+            if live.seq == 0 || (live.offset.is_none() && placed.offset.is_some()) {
+                live = LiveItem { stored_ms: live.stored_ms, ..placed };
+            }
+        }
+        if record.retain {
+            self.retain(record, bytes);
+            (stored, disk) = (true, true);
+        }
+        let wait = self.positions(contract, disk);
+        if stored {
+            self.counters.published += 1;
+            self.counters.published_bytes += bytes.len() as u64;
+        }
+        let dropped = !stored && !takers.is_empty();
+        if !dropped {
+            self.remember(record, disk, memory);
+        }
+        if !route.subscriptions.is_empty() && record.delay_ms == 0 {
+            if wait[0].0 > 0 {
+                self.disk.fan_out_later(route, live, bytes);
+            } else {
+                self.fan_out(route, live, bytes);
+            }
+        }
+        if disk {
+            self.disk.urge(now.mono);
+        }
+        if memory {
+            self.memory.urge(now.mono);
+        }
+        let outcome = match (stored, dropped) {
+            (true, _) => Outcome::Stored,
+            (false, true) => Outcome::Dropped,
+            (false, false) => {
+                self.counters.live_only += 1;
+                Outcome::LiveOnly
+            }
+        };
+        Taken { outcome, wait }
+    }
+
+    /// What must be durable before the publisher is told.
+    fn positions(&self, contract: Contract, disk: bool) -> [Position; 2] {
+        let mut wait = [Position(0); 2];
+        if disk && contract >= Contract::Disk {
+            wait[Publisher::slot(Volume::Disk)] = self.disk.next();
+        }
+        wait
+    }
+
+    fn remember(&mut self, record: &Record<'_>, disk: bool, memory: bool) {
+        if record.id.is_none() || self.settings.store.dedupe.ids_max == 0 {
+            return;
+        }
+        let stored = match (disk, memory) {
+            (true, _) => Some((Volume::Disk, self.disk.next())),
+            (false, true) => Some((Volume::Memory, self.memory.next())),
+            (false, false) => None,
+        };
+        self.mount.dedupe.remember(record.id, self.now.wall, stored);
+        if disk {
+            self.disk.push_id(record.id.0);
+        }
+    }
+
+    fn push_body(&mut self, payload: &[u8], refs: u32) -> u64 {
+        self.mount.numbers.body += 1;
+        self.mount.numbers_dirty = true;
+        let body = self.mount.numbers.body;
+        let mount = self.mount.id;
+        self.disk.push(Op::Body { mount, body, refs, bytes: Bytes::copy_from_slice(payload) });
+        body
+    }
+
+    fn drop_oldest(&mut self, queue: usize, len: u64, record: &Record<'_>) {
+        let q = &mut self.mount.queues[queue];
+        let mut freed = Vec::new();
+        let before = q.dropped;
+        q.make_room(len, record.priority, &mut freed);
+        self.counters.dropped_full += q.dropped - before;
+        self.push_freed(queue, &freed);
+    }
+
+    /// Puts a message at the end of its lane.
+    pub(super) fn append(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8], body: Option<u64>) -> LiveItem {
+        let now = self.now.wall;
+        let q = &mut self.mount.queues[queue];
+        q.dirty = true;
+        let (seq, closed) = q.lane_mut(record.priority).append(bytes.len() as u64, now);
+        let link = if q.settings.history { q.link(record.channel.as_str(), record.priority, seq) } else { None };
+        q.appended += 1;
+        let (key, volume, epoch) = (q.key, q.volume, q.epoch.0);
+        let v = match volume {
+            Volume::Disk => &mut self.disk,
+            Volume::Memory => &mut self.memory,
+        };
+        if let (Some(extent), Volume::Disk) = (closed, volume) {
+            let key = Bytes::copy_from_slice(&schema::lane_key(key, record.priority, extent.first));
+            v.push(Op::Put { table: Table::Extent, key, value: schema::encode(&extent) });
+        }
+        if link.is_some() && volume == Volume::Disk {
+            v.touch_channel(queue, record.channel.as_str());
+        }
+        // What precedes a shared payload: all but the payload and the varint of its length.
+        let data = match body {
+            Some(_) => &bytes[..bytes.len() - record.payload.len() - varint_len(record.payload.len())],
+            None => bytes,
+        };
+        v.append(&self.mount, queue, record.priority, seq, now, link, body, data);
+        LiveItem { epoch, lane: record.priority.get(), seq, offset: link.map(|l| l.offset), stored_ms: now.0 }
+    }
+
+    fn delay(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8]) {
+        let due = self.now.wall.plus_ms(u64::from(record.delay_ms));
+        self.mount.numbers.delayed += 1;
+        self.mount.numbers_dirty = true;
+        let number = self.mount.numbers.delayed;
+        let q = &mut self.mount.queues[queue];
+        q.delayed.messages += 1;
+        q.delayed.bytes += bytes.len() as u64;
+        q.delayed.due = Some(q.delayed.due.map_or(due, |d| d.min(due)));
+        let key = Bytes::copy_from_slice(&schema::delayed_key(q.key, due, number));
+        let volume = q.volume;
+        self.volume_mut(volume).push(Op::Put { table: Table::Delayed, key, value: Bytes::copy_from_slice(bytes) });
+        self.arm_delayed(queue);
+    }
+
+    pub(super) fn arm_delayed(&mut self, queue: usize) {
+        let delayed = self.mount.queues[queue].delayed;
+        if let (Some(due), false) = (delayed.due, delayed.reading) {
+            let at = self.now.mono.plus_ms(due.ms_since(self.now.wall));
+            self.timers.set(Timer::Delayed(queue), at);
+        }
+    }
+
+    fn retain(&mut self, record: &Record<'_>, bytes: &[u8]) {
+        let channel = record.channel.as_str();
+        let key = schema::retained_key(self.mount.id, channel);
+        let old = if record.payload.is_empty() {
+            self.disk.push(Op::Delete { table: Table::Retained, key });
+            self.mount.retained.remove(channel)
+        } else {
+            let value = [&self.now.wall.0.to_be_bytes()[..], bytes].concat();
+            self.disk.push(Op::Put { table: Table::Retained, key, value: value.into() });
+            self.mount.retained_bytes += bytes.len() as u64;
+            self.mount.retained.insert(channel.into(), bytes.len() as u32)
+        };
+        self.mount.retained_bytes -= u64::from(old.unwrap_or(0));
+    }
+
+    /// Hands a message to the live subscriptions of its route.
+    pub(super) fn fan_out(&mut self, route: &Route, item: LiveItem, record: &[u8]) {
+        for &(conn, stream) in &route.subscriptions {
+            let Some(c) = self.conns.get_mut(&conn) else { continue };
+            if let Some(Stream::Subscription(_)) = c.session.streams.get(&stream) {
+                self.deliver_live(conn, stream, item, record);
+            }
+        }
+    }
+}
+
+/// Bytes of a postcard varint.
+fn varint_len(value: usize) -> usize {
+    let bits = usize::BITS - (value | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
+/// One sentence for people about a refused publish.
+pub(super) const fn explain(code: Code) -> &'static str {
+    match code {
+        Code::BadChannel => "the channel must have 1 to 1,024 bytes, at most 128 levels, no NUL and no wildcard",
+        Code::BadRecord => "the record's bytes are malformed",
+        Code::MessageTooLarge => "the message is larger than the broker or the queue takes",
+        Code::Forbidden => "channels that begin with $ belong to the broker",
+        Code::NoQueue => "no durable queue captures this channel: add one to the configuration, or ask for less",
+        Code::QueueFull => {
+            "a queue that captures this channel is full and rejects: consume from it or raise its limits"
+        }
+        Code::StorageFull => "the disk is nearly full: only messages of high priority are taken until space is freed",
+        Code::StorageFailed => "the store failed: the message may or may not be kept; send it again with the same id",
+        Code::Fenced => "an earlier message of this stream was refused: resume at its number",
+        Code::BadPublishNumber => "publish numbers of a stream must be consecutive",
+        Code::LimitReached => "a limit of retained values or of channels with history is reached",
+        Code::ShuttingDown => "the broker is stopping",
+        Code::NotSupported => "contract upstream needs a bridge, which this release does not have",
+        Code::BadOptions => "more than 8 queues capture this channel",
+        _ => "refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn varints_have_the_length_postcard_gives_them() {
+        for value in [0usize, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152] {
+            assert_eq!(super::varint_len(value), postcard::to_stdvec(&value).expect("fits").len(), "{value}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A full disk is a state, and so is a failed store.
+
+use super::Broker;
+use super::{Effect, load};
+use crate::model::{ConnId, Position, Priority, Volume};
+use crate::session::Publisher;
+use crate::store::{Reader, StoreError};
+use crate::wire::Code;
+
+/// How the durable store is.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    low: bool,
+    failed: bool,
+    /// The reserve was given up.
+    spent: bool,
+    pub(super) free_bytes: u64,
+    pub(super) file_bytes: u64,
+}
+
+impl Health {
+    pub(super) const fn is_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Whether a message of this priority is taken.
+    pub(super) fn admit(&self, priority: Priority, alarm_priority: u8) -> Result<(), Code> {
+        if self.failed {
+            return Err(Code::StorageFailed);
+        }
+        if self.low && priority.get() < alarm_priority {
+            return Err(Code::StorageFull);
+        }
+        Ok(())
+    }
+
+    pub(super) const fn state(&self) -> crate::model::admin::StoreState {
+        use crate::model::admin::StoreState;
+        match (self.failed, self.spent, self.low) {
+            (true, ..) => StoreState::Failed,
+            (_, true, _) => StoreState::Full,
+            (_, _, true) => StoreState::Low,
+            _ => StoreState::Ok,
+        }
+    }
+}
+
+/// Milliseconds after which a failed store may be back.
+const RETRY_MS: u32 = 1_000;
+
+impl Broker {
+    pub(super) fn handle_disk(&mut self, free_bytes: u64) {
+        self.health.free_bytes = free_bytes;
+        self.judge_disk();
+    }
+
+    pub(super) fn check_file_size(&mut self) {
+        if self.settings.store.file_bytes_max > 0 {
+            self.judge_disk();
+        }
+    }
+
+    fn judge_disk(&mut self) {
+        let s = &self.settings.store;
+        let (free, file) = (self.health.free_bytes, self.health.file_bytes);
+        // The file does not shrink as messages leave it; what queues hold decides once it has reached its bound.
+        let held: u64 = self.mount.queues.iter().filter(|q| q.volume == Volume::Disk).map(|q| q.bytes()).sum();
+        let file_full = s.file_bytes_max > 0 && file >= s.file_bytes_max && held * 4 >= s.file_bytes_max * 3;
+        let reserve = if self.health.spent { s.reserve_bytes } else { 0 };
+        if free < s.free_low_bytes || file_full {
+            if !self.health.low {
+                self.health.low = true;
+                log::warn!(
+                    "storage is low ({free} bytes free, file {file}): only priority {} and above is taken",
+                    s.alarm_priority
+                );
+            }
+        } else if self.health.low && free >= s.free_high_bytes + reserve {
+            self.health.low = false;
+            log::info!("storage has space again ({free} bytes free): all messages are taken");
+            if self.health.spent && !self.health.failed {
+                self.health.spent = false;
+                self.effects.push_back(Effect::Reserve { present: true });
+            }
+        }
+    }
+
+    pub(super) fn handle_store_failed(&mut self, error: &StoreError) {
+        log::error!("{error}");
+        self.counters.commit_errors += 1;
+        if matches!(error, StoreError::Full(_)) {
+            self.health.low = true;
+            self.health.spent = true;
+            self.effects.push_back(Effect::Reserve { present: false });
+        }
+        self.health.failed = true;
+        self.disk.fail();
+        let mut durable = [Position(u64::MAX); 2];
+        durable[Publisher::slot(Volume::Disk)] = self.disk.durable;
+        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        for conn in conns {
+            let mut streams = Vec::new();
+            if let Some(c) = self.conns.get_mut(&conn) {
+                for (stream, publisher) in &mut c.session.publishers {
+                    publisher.fail(durable, Code::StorageFailed, RETRY_MS);
+                    streams.push(*stream);
+                }
+            }
+            for stream in streams {
+                self.send_acks(conn, stream);
+            }
+            self.hold_or_release(conn);
+        }
+    }
+
+    /// The store is open again: what it holds is the truth. Sessions with streams begin anew, so that none goes on with
+    /// positions that are not.
+    pub(super) fn handle_store_reopened(&mut self, reader: &dyn Reader) {
+        let settings = std::sync::Arc::clone(&self.settings);
+        let loaded = match load::load(self.now, &settings, reader, &mut self.rng) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                log::error!("the store cannot be read back: {error}");
+                return;
+            }
+        };
+        let with_streams: Vec<ConnId> =
+            self.conns.iter().filter(|(_, c)| !c.session.streams.is_empty()).map(|(id, _)| *id).collect();
+        for conn in with_streams {
+            self.fail(conn, Code::StorageFailed, "the store was opened anew: connect again");
+        }
+        self.reads.clear();
+        self.pumps.clear();
+        // Queues in memory did not fail: they stay as they are, at their place in the list.
+        let old = std::mem::replace(&mut self.mount, loaded.mount);
+        self.adopt_memory(old);
+        self.disk.durable = loaded.applied;
+        self.disk.fail();
+        self.health.failed = false;
+        log::info!("the store is open again at position {}", loaded.applied.0);
+        self.after_load();
+    }
+}

@@ -1,0 +1,47 @@
+//! What the run loop needs of the broker: its methods and nothing else, so that the loop can be tested with another.
+
+use crate::broker::{Broker, Effect, Event, Transmit};
+use crate::config::Settings;
+use crate::model::{ConnId, Mono, Now};
+
+/// [`Broker`]'s verbs.
+pub trait Machine {
+    /// As [`Broker::handle`].
+    fn handle(&mut self, now: Now, event: Event<'_>);
+    /// As [`Broker::poll_effect`].
+    fn poll_effect(&mut self) -> Option<Effect>;
+    /// As [`Broker::poll_transmit`].
+    fn poll_transmit(&mut self, now: Now, conn: ConnId, out: &mut Vec<u8>, bytes_max: usize) -> Transmit;
+    /// As [`Broker::wants_read`].
+    fn wants_read(&self, conn: ConnId) -> bool;
+    /// As [`Broker::poll_timeout`].
+    fn poll_timeout(&self) -> Option<Mono>;
+    /// As [`Broker::settings`].
+    fn settings(&self) -> &Settings;
+}
+
+impl Machine for Broker {
+    fn handle(&mut self, now: Now, event: Event<'_>) {
+        Broker::handle(self, now, event);
+    }
+
+    fn poll_effect(&mut self) -> Option<Effect> {
+        Broker::poll_effect(self)
+    }
+
+    fn poll_transmit(&mut self, now: Now, conn: ConnId, out: &mut Vec<u8>, bytes_max: usize) -> Transmit {
+        Broker::poll_transmit(self, now, conn, out, bytes_max)
+    }
+
+    fn wants_read(&self, conn: ConnId) -> bool {
+        Broker::wants_read(self, conn)
+    }
+
+    fn poll_timeout(&self) -> Option<Mono> {
+        Broker::poll_timeout(self)
+    }
+
+    fn settings(&self) -> &Settings {
+        Broker::settings(self)
+    }
+}

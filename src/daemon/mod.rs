@@ -1,0 +1,294 @@
+//! The daemon: one thread that carries bytes and effects between the world and the broker, and `serve`, which starts it.
+//!
+//! Tasks of the loop: the conductor (effects, notices, the timer), one a listener, one a connection, one for signals.
+//! Other threads: the committer, and a reader for whatever else may block on a disk. What is ready at once is handled
+//! first and its effects are carried out together afterwards, so that a burst from many sockets ends in one commit.
+
+mod conductor;
+mod connection;
+mod folder;
+mod inbox;
+mod machine;
+mod reload;
+mod shared;
+mod start;
+#[doc(hidden)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use folder::{READY_FILE, Ready};
+pub use machine::Machine;
+pub use start::serve;
+
+use crate::broker::{Event, Peer};
+use crate::config::{Listen, Settings};
+use crate::model::{Mono, Now, Wall};
+use crate::runtime::signals::{Asked, Listening};
+use crate::runtime::{clock, disk, entropy, limits};
+use crate::schedule::SteadyWall;
+use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, Table, schema};
+use crate::transport::{BoxStream, Listener, accept_forever};
+use conductor::{Conductor, Memory, Parts};
+use connection::Connection;
+use folder::ReadyFile;
+use inbox::{Inbox, Notice};
+use shared::Shared;
+use smol::LocalExecutor;
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use worker::Worker;
+
+/// Connections over the limit that are told so at the same time.
+const REFUSALS_MAX: usize = 64;
+/// A refusal for want of room is said this often, in milliseconds.
+const SAY_EVERY_MS: u64 = 60_000;
+
+/// Loads the settings again, or says why not.
+pub type Reload = Box<dyn FnMut() -> Result<Settings, String>>;
+
+/// Tells the loop of a commit; usable from any thread.
+pub type Notify = Box<dyn Fn(CommitEvent) + Send>;
+
+/// What `serve` is given.
+pub struct Options {
+    /// The settings, complete.
+    pub settings: Settings,
+    /// Called on SIGHUP.
+    pub reload: Option<Reload>,
+    /// Whether to hear TERM, INT and HUP.
+    pub signals: bool,
+}
+
+/// The committer as the loop sees it.
+pub trait Commit {
+    /// Hands over batches to be made durable, in order, answered by one [`CommitEvent::Committed`] unless a
+    /// [`CommitEvent::Failed`] comes first. Does not block.
+    fn submit(&mut self, batches: Vec<Batch>);
+    /// [`CommitEvent::Reopened`] was heard; until then what is submitted after a failure is dropped.
+    fn resume(&mut self);
+    /// Writes what was handed over and ends the thread.
+    fn stop(self: Box<Self>);
+}
+
+/// The stores, opened.
+pub struct Stores {
+    /// A reading half of the durable one.
+    pub reader: Box<dyn Reader>,
+    /// Its writing half.
+    pub committer: Box<dyn Commit>,
+    /// The one in memory.
+    pub memory: Box<dyn Store>,
+}
+
+/// Why the daemon could not start or go on.
+#[derive(Debug)]
+pub enum ServeError {
+    /// Neither the settings nor the environment name a data folder.
+    NoFolder,
+    /// The data folder cannot be used.
+    Folder(PathBuf, io::Error),
+    /// The store cannot be opened, or broke for good.
+    Store(StoreError),
+    /// An address cannot be listened on.
+    Listen(String, io::Error),
+    /// The settings name no address.
+    NoAddress,
+    /// The system refused something else: what, and why.
+    System(&'static str, io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFolder => f.write_str("no data folder: set `data` in the configuration, or $HOME"),
+            Self::Folder(path, error) => write!(f, "the data folder {} cannot be used: {error}", path.display()),
+            Self::Store(error) => error.fmt(f),
+            Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::NoAddress => f.write_str("no address to listen on: set `listen.tcp` or `listen.unix`"),
+            Self::System(what, error) => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+impl From<StoreError> for ServeError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Runs a machine on stores until it is stopped. `open` opens the stores in the data folder, `build` makes the machine
+/// from what is in them, `ready` is called once it listens.
+///
+/// # Errors
+/// [`ServeError`] when it cannot start, or when a store breaks that cannot be opened again.
+pub fn serve_with<M: Machine + 'static>(
+    options: Options,
+    open: impl FnOnce(&Path, &Settings, Notify) -> Result<Stores, StoreError>,
+    build: impl FnOnce(Now, Arc<Settings>, &dyn Reader, u64) -> Result<M, StoreError>,
+    ready: impl FnOnce(&Ready, Stopper),
+) -> Result<(), ServeError> {
+    let Options { settings, reload, signals } = options;
+    let settings = Arc::new(settings);
+    let files_max = limits::raise_open_files();
+    if files_max.is_some_and(|max| max < u64::from(settings.limits.connections_max) + 64) {
+        log::warn!(
+            "the system allows {} open files, fewer than limits.connections_max = {} need",
+            files_max.unwrap_or(0),
+            settings.limits.connections_max
+        );
+    }
+    let folder = folder::pick(&settings, |name| std::env::var_os(name)).ok_or(ServeError::NoFolder)?;
+    folder::make(&folder).map_err(|error| ServeError::Folder(folder.clone(), error))?;
+
+    let inbox = Inbox::default();
+    let told = inbox.clone();
+    let notify: Notify = Box::new(move |news| told.put(Notice::Commit(news)));
+    let stores = open(&folder, &settings, notify)?;
+    // From here on the folder is ours: the store is locked.
+    ReadyFile::remove_stale(&folder);
+    let mut steady = SteadyWall::new(floor(&*stores.reader)?);
+    let raw = clock::now();
+    let now = Now { wall: steady.at(raw.mono, raw.wall), ..raw };
+    if steady.lead_ms(raw.wall) > 1_000 {
+        log::warn!("the machine's clock is {} s behind the last time known here", steady.lead_ms(raw.wall) / 1_000);
+    }
+    let seed = entropy::seed().map_err(|error| ServeError::System("no randomness", error))?;
+    let machine = build(now, Arc::clone(&settings), &*stores.reader, seed)?;
+
+    let listeners = bind(&settings.listen, &folder)?;
+    let listening = Ready {
+        folder: folder.clone(),
+        tcp: listeners.iter().filter_map(Listener::tcp_address).collect(),
+        unix: listeners.iter().find_map(Listener::unix_path).map(Path::to_path_buf),
+    };
+    let signals = if signals {
+        Some(Listening::start().map_err(|error| ServeError::System("signals cannot be heard", error))?)
+    } else {
+        None
+    };
+
+    let shared = Rc::new(Shared::new(machine, steady));
+    match disk::free_bytes(&folder) {
+        Ok(free_bytes) => shared.handle(Event::Disk { free_bytes }),
+        Err(error) => return Err(ServeError::Folder(folder, error)),
+    }
+    let worker = Worker::spawn(folder.clone(), stores.reader, inbox.clone())
+        .map_err(|error| ServeError::System("the reader thread cannot start", error))?;
+
+    let executor = Rc::new(LocalExecutor::new());
+    let acceptors = listeners
+        .into_iter()
+        .map(|listener| {
+            log::info!("listening on {listener}");
+            let on_connection = admission(&shared, &executor);
+            executor.spawn(accept_forever(listener, on_connection))
+        })
+        .collect();
+    if let Some(signals) = signals {
+        executor.spawn(hear(signals, inbox.clone())).detach();
+    }
+    let ready_file = ReadyFile::write(&listening).map_err(|error| ServeError::Folder(folder, error))?;
+    ready(&listening, Stopper(inbox.clone()));
+
+    let parts = Parts {
+        shared,
+        inbox,
+        committer: stores.committer,
+        memory: Memory::new(stores.memory),
+        worker,
+        reload,
+        acceptors,
+    };
+    let conductor = executor.spawn(Conductor::new(parts).run());
+    let ended = smol::block_on(executor.run(conductor));
+    drop(executor);
+    ended.committer.stop();
+    drop(ready_file);
+    log::info!("stopped");
+    ended.result.map_err(ServeError::Store)
+}
+
+/// Stops a running daemon from any thread: the first call in order, a second at once.
+#[derive(Clone)]
+pub struct Stopper(Inbox);
+
+impl Stopper {
+    /// As SIGTERM.
+    pub fn stop(&self) {
+        self.0.put(Notice::Stop);
+    }
+
+    /// As SIGHUP.
+    pub fn reload(&self) {
+        self.0.put(Notice::Reload);
+    }
+}
+
+/// The last time the store knows of.
+fn floor(reader: &dyn Reader) -> Result<Wall, StoreError> {
+    let row = reader.get(Table::Meta, schema::META_CLOCK)?;
+    let row = row.and_then(|row| row.first_chunk::<8>().copied());
+    Ok(Wall(row.map_or(0, u64::from_be_bytes)))
+}
+
+fn bind(listen: &Listen, folder: &Path) -> Result<Vec<Listener>, ServeError> {
+    let mut listeners = Vec::new();
+    for address in &listen.tcp {
+        listeners.push(Listener::tcp(*address).map_err(|error| ServeError::Listen(address.to_string(), error))?);
+    }
+    if let Some(path) = &listen.unix {
+        let path = folder.join(path);
+        let bound = Listener::unix(&path, listen.unix_mode);
+        listeners.push(bound.map_err(|error| ServeError::Listen(path.display().to_string(), error))?);
+    }
+    if listeners.is_empty() { Err(ServeError::NoAddress) } else { Ok(listeners) }
+}
+
+/// What becomes of a new connection: a task, if there is room.
+fn admission<M: Machine + 'static>(
+    shared: &Rc<Shared<M>>,
+    executor: &Rc<LocalExecutor<'static>>,
+) -> impl FnMut(BoxStream, Peer) + use<M> {
+    let shared = Rc::clone(shared);
+    // The executor owns the task that owns this.
+    let executor: Weak<LocalExecutor<'static>> = Rc::downgrade(executor);
+    let said: Cell<Option<Mono>> = Cell::new(None);
+    move |stream, peer| {
+        let Some(executor) = executor.upgrade() else { return };
+        let max = shared.machine.borrow().settings().limits.connections_max;
+        // The machine tells those just over its limit why it closes them; a flood is turned away without a word.
+        if shared.connections() >= max as usize + REFUSALS_MAX {
+            let now = clock::mono();
+            if said.get().is_none_or(|at| now.ms_since(at) >= SAY_EVERY_MS) {
+                said.set(Some(now));
+                log::warn!("a connection was refused: limits.connections_max = {max} are open");
+            }
+            return;
+        }
+        let conn = shared.number();
+        log::debug!("connection {} from {peer:?}", conn.0);
+        shared.handle(Event::Opened { conn, peer });
+        executor.spawn(Connection::new(Rc::clone(&shared), conn, stream)).detach();
+    }
+}
+
+async fn hear(mut signals: Listening, inbox: Inbox) {
+    loop {
+        match signals.next().await {
+            Ok(Asked::Stop) => inbox.put(Notice::Stop),
+            Ok(Asked::Reload) => inbox.put(Notice::Reload),
+            Err(error) => {
+                log::error!("signals are not heard any more: {error}");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `serve`: the broker on a store in a folder.
+
+use super::{Commit, Notify, Options, Ready, ServeError, Stopper, Stores, serve_with};
+use crate::broker::Broker;
+use crate::config::Settings;
+use crate::runtime::clock;
+use crate::store::{Batch, Committer, Finding, MemoryStore, OpenOptions, Store, StoreError, open};
+use std::path::{Path, PathBuf};
+
+/// Runs the broker until it is stopped; `ready` is called once it listens.
+///
+/// # Errors
+/// [`ServeError`] when it cannot start, or when its store breaks for good.
+pub fn serve(options: Options, ready: impl FnOnce(&Ready, Stopper)) -> Result<(), ServeError> {
+    serve_with(options, open_stores, Broker::new, ready)
+}
+
+/// Opens the durable store of a folder and an empty one in memory.
+pub(super) fn open_stores(folder: &Path, settings: &Settings, notify: Notify) -> Result<Stores, StoreError> {
+    let store = open_disk(folder, settings)?;
+    let reader = store.reader();
+    let (folder, settings): (PathBuf, Settings) = (folder.into(), settings.clone());
+    let reopen = Box::new(move || open_disk(&folder, &settings));
+    let committer = Box::new(Thread(Committer::spawn(store, reopen, notify)));
+    Ok(Stores { reader, committer, memory: Box::new(MemoryStore::new()) })
+}
+
+fn open_disk(folder: &Path, settings: &Settings) -> Result<Box<dyn Store>, StoreError> {
+    let options = OpenOptions {
+        cache_bytes: settings.store.cache_bytes as usize,
+        now: clock::now().wall,
+        ..OpenOptions::default()
+    };
+    let opened = open(folder, &options)?;
+    for finding in &opened.findings {
+        match finding {
+            Finding::Repaired => log::warn!("{finding}"),
+            Finding::SetAside { .. } => log::error!("{finding}"),
+        }
+    }
+    Ok(Box::new(opened.store))
+}
+
+struct Thread(Committer);
+
+impl Commit for Thread {
+    fn submit(&mut self, batches: Vec<Batch>) {
+        self.0.submit(batches);
+    }
+
+    fn resume(&mut self) {
+        self.0.resume();
+    }
+
+    fn stop(self: Box<Self>) {
+        self.0.stop();
+    }
+}

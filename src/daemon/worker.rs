@@ -1,0 +1,87 @@
+//! The one thread for what may block on a disk and is not a commit: reads, free space, the reserve file.
+
+use super::inbox::{Inbox, Notice};
+use crate::runtime::disk;
+use crate::store::{ReadRequest, Reader, StoreError, perform};
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+
+/// Name of the reserve file in the data folder.
+pub(super) const RESERVE_FILE: &str = "reserve";
+
+/// Something to do, in order.
+pub(super) enum Job {
+    /// Perform a read and tell its result.
+    Read { token: u64, request: ReadRequest },
+    /// Read from this from now on; `None` lets go of the old store so that it can be opened again.
+    Reader(Option<Box<dyn Reader>>),
+    /// Tell the free space.
+    Space,
+    /// Make a reserve of so many bytes, or remove it.
+    Reserve(Option<u64>),
+}
+
+/// The thread; dropping it waits for the end of the job under way.
+pub(super) struct Worker {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts it.
+    pub(super) fn spawn(folder: PathBuf, reader: Box<dyn Reader>, inbox: Inbox) -> io::Result<Self> {
+        let (jobs, todo) = channel();
+        let thread = Builder::new().name("reader".into()).spawn(move || work(&folder, Some(reader), &inbox, &todo))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Queues a job. Reads are bounded by the broker, all others by time.
+    pub(super) fn send(&self, job: Job) {
+        // The thread ends only when this half is dropped.
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        debug_assert!(sent, "the reader thread outlives the loop");
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the reader thread panicked");
+        }
+    }
+}
+
+fn work(folder: &std::path::Path, mut reader: Option<Box<dyn Reader>>, inbox: &Inbox, todo: &Receiver<Job>) {
+    while let Ok(job) = todo.recv() {
+        match job {
+            Job::Read { token, request } => {
+                let result = match &reader {
+                    Some(reader) => perform(&**reader, &request),
+                    None => Err(StoreError::Io("it is being opened again".into())),
+                };
+                inbox.put(Notice::Read { token, result });
+            }
+            Job::Reader(new) => reader = new,
+            Job::Space => match disk::free_bytes(folder) {
+                Ok(free_bytes) => inbox.put(Notice::Space { free_bytes }),
+                Err(error) => log::warn!("free space of {} is unknown: {error}", folder.display()),
+            },
+            Job::Reserve(bytes) => {
+                let path = folder.join(RESERVE_FILE);
+                let (verb, done) = match bytes {
+                    Some(bytes) => ("made", disk::reserve(&path, bytes)),
+                    None => ("given up", disk::release(&path)),
+                };
+                match done {
+                    Ok(()) => log::info!("the disk reserve is {verb}"),
+                    Err(error) => log::warn!("the disk reserve could not be {verb}: {error}"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The native dialect: the frames of `proto/frame.md`, checked for sequence and put together from chunks.
+
+use super::{Fault, Records, Request};
+use crate::wire::{
+    Ack, Batch, BatchItems, Cancel, Code, Consume, Credit, FLAG_CONT, FLAG_MORE, FilterItems, Frame, FrameType, Header,
+    Hello, History, Nack, Ping, Publish, Request as Ask, Response, Subscribe, WireError,
+};
+use std::collections::HashMap;
+
+/// State of one native connection's incoming half.
+#[derive(Debug, Default)]
+pub struct Native {
+    sequence: u32,
+    assembling: HashMap<(u32, u8), Assembly>,
+    assembling_bytes: usize,
+}
+
+/// A chunked message under way, or whole.
+#[derive(Debug)]
+pub struct Assembly {
+    header: Header,
+    head: Vec<u8>,
+    payload: Vec<u8>,
+    total: usize,
+}
+
+/// What a frame led to.
+#[derive(Debug)]
+pub enum Accepted<'a> {
+    /// The frame is a whole request.
+    Request(Request<'a>),
+    /// The frame completed a chunked message: ask it for the request.
+    Assembled(Assembly),
+    /// A chunk was put aside.
+    Nothing,
+}
+
+impl From<WireError> for Fault {
+    fn from(error: WireError) -> Self {
+        Self { code: error.code(), detail: error.to_string().into() }
+    }
+}
+
+impl Native {
+    /// Takes the next frame of the connection. `budget` bounds all chunked messages under way, in bytes.
+    ///
+    /// # Errors
+    /// The peer's mistake, which ends the session.
+    pub fn accept<'a>(&mut self, frame: Frame<'a>, budget: usize) -> Result<Accepted<'a>, Fault> {
+        let header = frame.header;
+        if header.sequence != self.sequence {
+            return Err(Fault {
+                code: Code::BadSequence,
+                detail: format!("frame {} came where {} was expected", header.sequence, self.sequence).into(),
+            });
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        if header.flags & (FLAG_MORE | FLAG_CONT) == 0 {
+            return parse(frame).map(Accepted::Request);
+        }
+        let key = (header.stream, header.kind as u8);
+        if header.flags & FLAG_CONT == 0 {
+            let assembly =
+                Assembly { header, head: frame.head.to_vec(), payload: frame.payload.to_vec(), total: total(&frame)? };
+            if self.assembling_bytes + assembly.total > budget {
+                return Err(Fault::new(
+                    Code::ReassemblyBudget,
+                    "chunked messages under way exceed this connection's budget: send fewer at a time",
+                ));
+            }
+            if assembly.payload.len() > assembly.total {
+                return Err(WireError::Payload(header.kind as u8).into());
+            }
+            self.assembling_bytes += assembly.total;
+            if self.assembling.insert(key, assembly).is_some() {
+                return Err(Fault::new(
+                    Code::FlagsContradict,
+                    "a chunked message began before the last of this stream and type was complete",
+                ));
+            }
+            return Ok(Accepted::Nothing);
+        }
+        let Some(assembly) = self.assembling.get_mut(&key) else {
+            return Err(Fault::new(Code::FlagsContradict, "a chunk continues a message that was never begun"));
+        };
+        if assembly.payload.len() + frame.payload.len() > assembly.total {
+            return Err(WireError::Payload(header.kind as u8).into());
+        }
+        assembly.payload.extend_from_slice(frame.payload);
+        if header.flags & FLAG_MORE != 0 {
+            return Ok(Accepted::Nothing);
+        }
+        let assembly = self.assembling.remove(&key).expect("found above");
+        self.assembling_bytes -= assembly.total;
+        Ok(Accepted::Assembled(assembly))
+    }
+}
+
+impl Assembly {
+    /// The request the chunks make.
+    ///
+    /// # Errors
+    /// The peer's mistake, which ends the session.
+    pub fn request(&self) -> Result<Request<'_>, Fault> {
+        parse(Frame { header: self.header, head: &self.head, payload: &self.payload })
+    }
+}
+
+/// What the head says the whole message has, in bytes.
+fn total(frame: &Frame<'_>) -> Result<usize, Fault> {
+    let total = match frame.header.kind {
+        FrameType::Publish => frame.head::<Publish>()?.total,
+        FrameType::Request => frame.head::<Ask<'_>>()?.total,
+        FrameType::Response => frame.head::<Response<'_>>()?.total,
+        kind => return Err(unexpected(kind)),
+    };
+    Ok(total as usize)
+}
+
+fn unexpected(kind: FrameType) -> Fault {
+    Fault { code: Code::UnexpectedFrame, detail: format!("a client does not send {} frames", kind.name()).into() }
+}
+
+fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
+    let Frame { header: Header { kind, stream, .. }, payload, .. } = frame;
+    let whole = |total: u32| {
+        if total as usize == payload.len() { Ok(()) } else { Err(Fault::from(WireError::Payload(kind as u8))) }
+    };
+    let bare = || if payload.is_empty() { Ok(()) } else { Err(Fault::from(WireError::Payload(kind as u8))) };
+    Ok(match kind {
+        FrameType::Hello => {
+            bare()?;
+            Request::Hello(frame.head::<Hello<'_>>()?)
+        }
+        FrameType::Auth | FrameType::Reauth => Request::Auth,
+        FrameType::Publish => {
+            let head: Publish = frame.head()?;
+            whole(head.total)?;
+            Request::Publish {
+                stream,
+                contract: head.contract,
+                first: head.number,
+                records: Records::One(Some(payload)),
+            }
+        }
+        FrameType::Batch => {
+            let head: Batch = frame.head()?;
+            let records = Records::Many(BatchItems::parse(payload, head.count)?);
+            Request::Publish { stream, contract: head.contract, first: head.first, records }
+        }
+        FrameType::Subscribe => {
+            bare()?;
+            Request::Subscribe(stream, frame.head::<Subscribe<'_>>()?)
+        }
+        FrameType::Unsubscribe => Request::Unsubscribe(stream),
+        FrameType::Consume => {
+            let head: Consume<'_> = frame.head()?;
+            let filters = FilterItems::parse(payload, head.filters)?;
+            Request::Consume(stream, head, filters)
+        }
+        FrameType::Ack => Request::Ack(stream, frame.head::<Ack>()?),
+        FrameType::Nack => Request::Nack(stream, frame.head::<Nack<'_>>()?),
+        FrameType::Credit => Request::Credit(stream, frame.head::<Credit>()?),
+        FrameType::Pause => Request::Pause(stream),
+        FrameType::Resume => Request::Resume(stream),
+        FrameType::History => Request::History(stream, frame.head::<History<'_>>()?),
+        FrameType::Request => {
+            let head: Ask<'_> = frame.head()?;
+            whole(head.total)?;
+            Request::Ask(stream, head, payload)
+        }
+        FrameType::Response => {
+            let head: Response<'_> = frame.head()?;
+            whole(head.total)?;
+            Request::Answer(stream, head, payload)
+        }
+        FrameType::Cancel => Request::Cancel(stream, frame.head::<Cancel>()?),
+        FrameType::Ping => Request::Ping(frame.head::<Ping>()?.nonce),
+        FrameType::Pong | FrameType::Goaway => Request::Alive,
+        FrameType::Close => Request::Close,
+        FrameType::Welcome
+        | FrameType::Ok
+        | FrameType::Error
+        | FrameType::PublishAck
+        | FrameType::PublishNack
+        | FrameType::Deliver
+        | FrameType::Dropped
+        | FrameType::Report => return Err(unexpected(kind)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Contract, Decoded, Head, decode, encode, encode_into, seal};
+
+    fn frame(flags: u16, sequence: u32, head: Option<&Publish>, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; 256 + payload.len()];
+        let n = encode_into(&mut out, Publish::KIND, flags, 7, head, payload).expect("fits");
+        out.truncate(n);
+        seal(&mut out, sequence);
+        out
+    }
+
+    fn feed(native: &mut Native, bytes: &[u8]) -> Result<Option<Vec<u8>>, Code> {
+        let Ok(Decoded::Frame(frame, _)) = decode(bytes, 1 << 20) else { panic!("a whole frame") };
+        let request = native.accept(frame, 1_000).map_err(|f| f.code)?;
+        let payload = |r: Request<'_>| match r {
+            Request::Publish { mut records, .. } => records.next().map(<[u8]>::to_vec),
+            _ => None,
+        };
+        match request {
+            Accepted::Request(r) => Ok(payload(r)),
+            Accepted::Assembled(a) => Ok(payload(a.request().map_err(|f| f.code)?)),
+            Accepted::Nothing => Ok(None),
+        }
+    }
+
+    fn head(total: u32) -> Publish {
+        Publish { contract: Contract::Queue, number: 1, total }
+    }
+
+    #[test]
+    fn chunks_become_one_record() {
+        let mut n = Native::default();
+        assert_eq!(feed(&mut n, &frame(FLAG_MORE, 0, Some(&head(5)), b"ab")), Ok(None));
+        assert_eq!(feed(&mut n, &frame(FLAG_MORE | FLAG_CONT, 1, None, b"cd")), Ok(None));
+        assert_eq!(feed(&mut n, &frame(FLAG_CONT, 2, None, b"e")), Ok(Some(b"abcde".to_vec())));
+        assert_eq!(n.assembling_bytes, 0);
+    }
+
+    #[test]
+    fn chunks_that_lie_are_refused() {
+        let lies = |frames: &[Vec<u8>]| {
+            let mut n = Native::default();
+            frames.iter().find_map(|f| feed(&mut n, f).err())
+        };
+        assert_eq!(lies(&[frame(FLAG_CONT, 0, None, b"x")]), Some(Code::FlagsContradict));
+        assert_eq!(lies(&[frame(FLAG_MORE, 0, Some(&head(1_001)), b"x")]), Some(Code::ReassemblyBudget));
+        assert_eq!(lies(&[frame(FLAG_MORE, 0, Some(&head(1)), b"xy")]), Some(Code::BadPayload));
+        let begun = frame(FLAG_MORE, 0, Some(&head(3)), b"x");
+        assert_eq!(lies(&[begun.clone(), frame(FLAG_CONT, 1, None, b"yzz")]), Some(Code::BadPayload));
+        assert_eq!(lies(&[begun.clone(), frame(FLAG_CONT, 1, None, b"y")]), Some(Code::BadPayload));
+        assert_eq!(lies(&[begun.clone(), frame(FLAG_MORE, 1, Some(&head(3)), b"x")]), Some(Code::FlagsContradict));
+        assert_eq!(lies(&[begun, frame(FLAG_CONT, 5, None, b"yz")]), Some(Code::BadSequence));
+        assert_eq!(lies(&[frame(0, 0, Some(&head(2)), b"x")]), Some(Code::BadPayload));
+    }
+
+    #[test]
+    fn frames_only_a_broker_sends_are_refused() {
+        let mut out = [0; 128];
+        let n = encode(&mut out, 0, 0, 0, &crate::wire::Dropped { count: 1, bytes: 1, code: 0 }, &[]).expect("fits");
+        assert_eq!(feed(&mut Native::default(), &out[..n]), Err(Code::UnexpectedFrame));
+    }
+}

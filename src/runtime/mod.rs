@@ -1,0 +1,7 @@
+//! The only room that reads time or randomness, hears signals, or asks the system for disk and limits.
+
+pub mod clock;
+pub mod disk;
+pub mod entropy;
+pub mod limits;
+pub mod signals;

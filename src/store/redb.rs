@@ -1,0 +1,600 @@
+//! The durable store, over redb.
+
+use super::apply::{Revision, Target, apply_all, last_position};
+use super::bodies;
+use super::file::{Counted, Disk, DiskFile, FolderLock, Traffic};
+use super::ops::{Batch, Op, QueueKey, Table};
+use super::schema::{self, FORMAT, META_APPLIED, META_FORMAT, QueueRow, lane_key};
+use super::trims::Trims;
+use super::{Block, Committed, Reader, Store, StoreError};
+use crate::model::{MountId, Position, Priority};
+use ::redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use bytes::Bytes;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// Blocks of messages, by [`lane_key`].
+pub(super) const BLOCKS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("blocks");
+/// Rows of all tables, by the table's byte and the key.
+pub(super) const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
+/// Shared payloads, by mount and number.
+pub(super) const BODIES: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("bodies");
+/// References to shared payloads (u32 big-endian), by mount and number: apart, so that one less rewrites four bytes.
+pub(super) const BODY_REFS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("body-refs");
+
+/// Byte that opens the rows of queues that were deleted and may still have blocks.
+const DOOMED: u8 = 128;
+/// Commits between two rounds of deleting what was trimmed.
+const COMMITS_A_ROUND: u32 = 32;
+/// Blocks appended after which a round comes earlier.
+const BLOCKS_A_ROUND: u64 = 256;
+/// Most blocks one call of [`Store::tidy`] deletes.
+const BLOCKS_A_TIDY: u64 = 256;
+
+/// The durable store.
+#[derive(Debug)]
+pub struct RedbStore {
+    inner: Arc<Inner>,
+    applied: Position,
+    trims: Trims,
+    commits_since_round: u32,
+    blocks_since_round: u64,
+    told_bytes: u64,
+}
+
+/// What the readers share. They hold it weakly: dropping the store closes the file.
+#[derive(Debug)]
+struct Inner {
+    db: Database,
+    traffic: Arc<Traffic>,
+    /// Shared bodies stored; while it is 0 no block needs to be looked into.
+    bodies: AtomicU64,
+    /// Dropped after the database.
+    lock: OnceLock<Box<dyn FolderLock>>,
+}
+
+/// How a database file was opened.
+#[derive(Debug)]
+pub struct OpenedFile {
+    /// The store.
+    pub store: RedbStore,
+    /// Whether it had not been closed and was repaired by reading all of it.
+    pub repaired: bool,
+}
+
+impl RedbStore {
+    /// Opens a file, an empty one as a new store. `cache_bytes` bounds the pages held in memory, read and written.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub fn open(disk: &dyn Disk, name: &str, cache_bytes: usize) -> Result<OpenedFile, StoreError> {
+        Self::open_file(disk.open(name).map_err(from_io)?, cache_bytes)
+    }
+
+    pub(super) fn open_file(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<OpenedFile, StoreError> {
+        let traffic = Arc::new(Traffic::default());
+        let repaired = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&repaired);
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache_bytes);
+        builder.set_repair_callback(move |_| seen.store(true, Ordering::Relaxed));
+        let db = builder.create_with_backend(Counted { file, traffic: Arc::clone(&traffic) }).map_err(from_redb)?;
+        let inner = Inner { db, traffic, bodies: AtomicU64::new(0), lock: OnceLock::new() };
+        let applied = match inner.format()? {
+            Some(FORMAT) => inner.applied()?,
+            Some(found) if found > FORMAT => return Err(StoreError::Newer(found, FORMAT)),
+            Some(found) => return Err(StoreError::Damaged(format!("format {found} never existed"))),
+            None => {
+                inner.create()?;
+                Position(0)
+            }
+        };
+        let trims = inner.pending_trims()?;
+        let bodies = inner.count_bodies()?;
+        inner.bodies.store(bodies, Ordering::Relaxed);
+        let store = Self {
+            inner: Arc::new(inner),
+            applied,
+            trims,
+            commits_since_round: 0,
+            blocks_since_round: 0,
+            told_bytes: 0,
+        };
+        Ok(OpenedFile { store, repaired: repaired.load(Ordering::Relaxed) })
+    }
+
+    /// Holds the folder's lock for as long as the file is open.
+    pub(super) fn keep(&self, lock: Box<dyn FolderLock>) {
+        // A second lock of the same folder cannot be there.
+        let _ = self.inner.lock.set(lock);
+    }
+
+    /// Makes the file as small as it goes. Takes long.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub fn compact(mut self) -> Result<(), StoreError> {
+        let inner =
+            Arc::get_mut(&mut self.inner).ok_or_else(|| StoreError::Io("the store is being read".to_owned()))?;
+        inner.db.compact().map_err(from_redb)?;
+        Ok(())
+    }
+
+    /// The last position applied.
+    #[must_use]
+    pub const fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// What the file was asked to do.
+    #[must_use]
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.inner.traffic)
+    }
+
+    /// Shared bodies stored.
+    #[must_use]
+    pub fn bodies(&self) -> u64 {
+        self.inner.bodies.load(Ordering::Relaxed)
+    }
+
+    fn write(&mut self, batches: &[Batch], blocks_max: u64) -> Result<Vec<u32>, StoreError> {
+        let txn = self.inner.db.begin_write().map_err(from_redb)?;
+        let conflicts;
+        let mut bodies_stored = self.inner.bodies.load(Ordering::Relaxed);
+        {
+            let mut writing = Writing {
+                txn: &txn,
+                blocks: None,
+                rows: txn.open_table(ROWS).map_err(from_redb)?,
+                bodies: None,
+                trims: &mut self.trims,
+                bodies_stored: &mut bodies_stored,
+                appends: Vec::new(),
+                key: Vec::with_capacity(64),
+            };
+            conflicts = apply_all(batches, &mut writing)?;
+            self.blocks_since_round += writing.appends.len() as u64;
+            writing.append()?;
+            if blocks_max > 0 {
+                writing.delete_trimmed(blocks_max)?;
+            }
+            if let Some(position) = last_position(batches) {
+                writing.put(Table::Meta as u8, META_APPLIED, &position.0.to_be_bytes())?;
+            }
+        }
+        txn.commit().map_err(from_redb)?;
+        self.inner.bodies.store(bodies_stored, Ordering::Relaxed);
+        Ok(conflicts)
+    }
+}
+
+impl Store for RedbStore {
+    fn commit(&mut self, batches: &[Batch]) -> Result<Committed, StoreError> {
+        debug_assert!(batches.iter().is_sorted_by_key(|b| b.position), "positions increase");
+        let mut conflicts = Vec::new();
+        if let Some(position) = last_position(batches) {
+            // A round deletes twice what was appended since the last one, so that it keeps up with any load.
+            let due = self.commits_since_round >= COMMITS_A_ROUND || self.blocks_since_round >= BLOCKS_A_ROUND;
+            let blocks_max = if due && !self.trims.is_empty() { 64 + 2 * self.blocks_since_round } else { 0 };
+            if due {
+                self.commits_since_round = 0;
+                self.blocks_since_round = 0;
+            }
+            conflicts = self.write(batches, blocks_max)?;
+            self.commits_since_round += 1;
+            self.applied = position;
+        }
+        let written = self.inner.traffic.written_bytes.load(Ordering::Relaxed);
+        let bytes_written = written - self.told_bytes;
+        self.told_bytes = written;
+        let file_bytes = self.inner.traffic.file_bytes.load(Ordering::Relaxed);
+        Ok(Committed { position: self.applied, conflicts, bytes_written, file_bytes })
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        Box::new(RedbReader { inner: Arc::downgrade(&self.inner) })
+    }
+
+    fn tidy(&mut self) -> Result<bool, StoreError> {
+        if self.trims.is_empty() {
+            return Ok(false);
+        }
+        self.write(&[], BLOCKS_A_TIDY)?;
+        Ok(!self.trims.is_empty())
+    }
+}
+
+impl Inner {
+    fn read<T>(&self, read: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let txn = self.db.begin_read().map_err(from_redb)?;
+        read(&txn).map_err(from_redb)
+    }
+
+    fn meta(&self, name: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.read(|txn| match txn.open_table(ROWS) {
+            Ok(rows) => {
+                let value = rows.get(&row_key(Table::Meta as u8, name)[..])?;
+                Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
+            }
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(e) => Err(e.into()),
+        })
+    }
+
+    fn format(&self) -> Result<Option<u32>, StoreError> {
+        let Some(row) = self.meta(META_FORMAT)? else { return Ok(None) };
+        let row = <[u8; 4]>::try_from(&row[..]).map_err(|_| damaged("the row of the format's version"))?;
+        Ok(Some(u32::from_be_bytes(row)))
+    }
+
+    fn applied(&self) -> Result<Position, StoreError> {
+        let row = self.meta(META_APPLIED)?.ok_or_else(|| damaged("the row of the last position is missing"))?;
+        let row = <[u8; 8]>::try_from(&row[..]).map_err(|_| damaged("the row of the last position"))?;
+        Ok(Position(u64::from_be_bytes(row)))
+    }
+
+    /// Makes the tables and the rows every store has.
+    fn create(&self) -> Result<(), StoreError> {
+        let txn = self.db.begin_write().map_err(from_redb)?;
+        for table in [BLOCKS, BODIES, BODY_REFS] {
+            txn.open_table(table).map_err(from_redb)?;
+        }
+        {
+            let mut rows = txn.open_table(ROWS).map_err(from_redb)?;
+            for (name, value) in [(META_FORMAT, &FORMAT.to_be_bytes()[..]), (META_APPLIED, &0u64.to_be_bytes()[..])] {
+                rows.insert(&row_key(Table::Meta as u8, name)[..], value).map_err(from_redb)?;
+            }
+        }
+        txn.commit().map_err(from_redb)
+    }
+
+    fn count_bodies(&self) -> Result<u64, StoreError> {
+        self.read(|txn| Ok(txn.open_table(BODY_REFS)?.len()?))
+    }
+
+    /// What was trimmed before the store was opened and may still be there: below the head of each queue's lanes,
+    /// and all blocks of deleted queues.
+    fn pending_trims(&self) -> Result<Trims, StoreError> {
+        self.read(|txn| {
+            let mut trims = Trims::default();
+            let rows = txn.open_table(ROWS)?;
+            let queue_byte = [Table::Queue as u8];
+            for row in rows.range(&queue_byte[..]..)? {
+                let (key, value) = row?;
+                let Some(key) = key.value().strip_prefix(&queue_byte) else { break };
+                // A damaged row is the reader's to report; here it only means that nothing is deleted.
+                let Some((mount, queue)) = schema::split_queue_key(Table::Queue, key) else { continue };
+                let Some(row) = schema::decode::<QueueRow>(value.value()) else { continue };
+                for lane in row.lanes {
+                    if let Some(priority) = Priority::new(lane.lane) {
+                        trims.trim(QueueKey { mount, queue }, priority, lane.head);
+                    }
+                }
+            }
+            for row in rows.range(&[DOOMED][..]..)? {
+                let (key, _) = row?;
+                let Some(key) = key.value().strip_prefix(&[DOOMED]) else { break };
+                if let Some((mount, queue)) = schema::split_queue_key(Table::Queue, key) {
+                    trims.doom(QueueKey { mount, queue });
+                }
+            }
+            Ok(trims)
+        })
+    }
+}
+
+/// One write transaction. Tables are opened when first needed: an untouched one costs nothing.
+struct Writing<'t> {
+    txn: &'t redb::WriteTransaction,
+    blocks: Option<BytesTable<'t>>,
+    rows: BytesTable<'t>,
+    bodies: Option<(BytesTable<'t>, BytesTable<'t>)>,
+    trims: &'t mut Trims,
+    bodies_stored: &'t mut u64,
+    /// Blocks to be written, by key.
+    appends: Vec<([u8; 17], Bytes)>,
+    key: Vec<u8>,
+}
+
+type BytesTable<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
+
+impl<'t> Writing<'t> {
+    fn put(&mut self, table: u8, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.key.clear();
+        self.key.push(table);
+        self.key.extend_from_slice(key);
+        self.rows.insert(&self.key[..], value).map_err(from_redb)?;
+        Ok(())
+    }
+
+    fn remove(&mut self, table: u8, key: &[u8]) -> Result<(), StoreError> {
+        self.key.clear();
+        self.key.push(table);
+        self.key.extend_from_slice(key);
+        self.rows.remove(&self.key[..]).map_err(from_redb)?;
+        Ok(())
+    }
+
+    fn blocks(&mut self) -> Result<&mut BytesTable<'t>, StoreError> {
+        if self.blocks.is_none() {
+            self.blocks = Some(self.txn.open_table(BLOCKS).map_err(from_redb)?);
+        }
+        Ok(self.blocks.as_mut().expect("set in the line before"))
+    }
+
+    fn bodies(&mut self) -> Result<&mut (BytesTable<'t>, BytesTable<'t>), StoreError> {
+        if self.bodies.is_none() {
+            let bodies = self.txn.open_table(BODIES).map_err(from_redb)?;
+            self.bodies = Some((bodies, self.txn.open_table(BODY_REFS).map_err(from_redb)?));
+        }
+        Ok(self.bodies.as_mut().expect("set in the line before"))
+    }
+
+    /// Writes the blocks, lane by lane through one cursor: nothing else in a transaction depends on their order, and a
+    /// run of neighbours built at once costs half of single inserts.
+    fn append(&mut self) -> Result<(), StoreError> {
+        let mut appends = std::mem::take(&mut self.appends);
+        if appends.is_empty() {
+            return Ok(());
+        }
+        // Stable: of two blocks with one key the later one wins below.
+        appends.sort_by_key(|(key, _)| *key);
+        let blocks = self.blocks()?;
+        for run in appends.chunk_by(|a, b| a.0[..9] == b.0[..9]) {
+            let mut left = run;
+            // One block is as cheap by itself.
+            if let [(first, _), _, ..] = run {
+                let mut cursor = blocks.upper_bound_mut(Bound::Included(&first[..])).map_err(from_redb)?;
+                while let Some(((key, block), rest)) = left.split_first() {
+                    match cursor.insert_before(&key[..], &block[..]) {
+                        Ok(()) => left = rest,
+                        // The key is there already, or belongs after another: insert finds its place.
+                        Err(redb::CursorError::UnorderedKey) => break,
+                        Err(redb::CursorError::Storage(e)) => return Err(from_redb(e)),
+                        Err(e) => return Err(StoreError::Io(e.to_string())),
+                    }
+                }
+                cursor.close().map_err(from_redb)?;
+            }
+            for (key, block) in left {
+                blocks.insert(&key[..], &block[..]).map_err(from_redb)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes whole blocks below the trims, at most so many, and the bodies they were the last to refer to.
+    fn delete_trimmed(&mut self, blocks_max: u64) -> Result<(), StoreError> {
+        let mut left = blocks_max;
+        while left > 0 {
+            let Some((queue, low, below)) = self.trims.next() else { break };
+            let look_inside = *self.bodies_stored > 0;
+            let mut released = Vec::new();
+            let end = {
+                let blocks = self.blocks()?;
+                let low = &low[..];
+                let mut last = None;
+                let mut count = 0;
+                for row in blocks.range(low..&below.bound()[..]).map_err(from_redb)? {
+                    let (key, value) = row.map_err(from_redb)?;
+                    if count == left || !below.covers(key.value(), value.value()) {
+                        break;
+                    }
+                    if look_inside {
+                        bodies::each(value.value(), |body| released.push(body));
+                    }
+                    count += 1;
+                    last = Some(key.value().to_vec());
+                }
+                if let Some(last) = &last {
+                    let range = (Bound::Included(low), Bound::Included(&last[..]));
+                    blocks.retain_in::<&[u8], _>(range, |_, _| false).map_err(from_redb)?;
+                }
+                left -= count;
+                last
+            };
+            self.release(queue.mount, released)?;
+            if left > 0 || end.is_none() {
+                if self.trims.done() {
+                    self.remove(DOOMED, &schema::queue_key(queue))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, mount: MountId, mut released: Vec<u64>) -> Result<(), StoreError> {
+        released.sort_unstable();
+        for run in released.chunk_by(|a, b| a == b) {
+            let key = body_key(mount, run[0]);
+            let (bodies, refs) = self.bodies()?;
+            let held = refs.get(&key[..]).map_err(from_redb)?.map(|v| read_refs(v.value()));
+            // A body that is missing here was reported when it was read; there is nothing left to release.
+            let Some(held) = held else { continue };
+            let left = u64::from(held?).saturating_sub(run.len() as u64);
+            if left == 0 {
+                bodies.remove(&key[..]).map_err(from_redb)?;
+                refs.remove(&key[..]).map_err(from_redb)?;
+                *self.bodies_stored = self.bodies_stored.saturating_sub(1);
+            } else {
+                let left = u32::try_from(left).expect("not more than was held, a u32");
+                refs.insert(&key[..], &left.to_be_bytes()[..]).map_err(from_redb)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Target for Writing<'_> {
+    fn revision(&mut self, table: Table, key: &[u8]) -> Result<Revision, StoreError> {
+        let value = self.rows.get(&row_key(table as u8, key)[..]).map_err(from_redb)?;
+        Ok(Revision::of(value.as_ref().map(redb::AccessGuard::value)))
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), StoreError> {
+        match op {
+            Op::Append { queue, lane, first, count: _, block } => {
+                self.appends.push((lane_key(*queue, *lane, *first), block.clone()));
+            }
+            Op::Body { mount, body, refs, bytes } => {
+                let key = body_key(*mount, *body);
+                let (bodies, held) = self.bodies()?;
+                bodies.insert(&key[..], &bytes[..]).map_err(from_redb)?;
+                held.insert(&key[..], &refs.to_be_bytes()[..]).map_err(from_redb)?;
+                *self.bodies_stored += 1;
+            }
+            Op::Trim { queue, lane, below } => self.trims.trim(*queue, *lane, *below),
+            Op::Ack { queue, consumer, progress } => {
+                self.put(Table::Consumer as u8, &schema::named_key(*queue, consumer), progress)?;
+            }
+            Op::Put { table, key, value } | Op::CompareAndPut { table, key, value, .. } => {
+                self.put(*table as u8, key, value)?;
+            }
+            Op::Delete { table, key } => {
+                self.remove(*table as u8, key)?;
+                if let Some((mount, queue)) = schema::split_queue_key(*table, key) {
+                    self.put(DOOMED, key, &[])?;
+                    self.trims.doom(QueueKey { mount, queue });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct RedbReader {
+    inner: Weak<Inner>,
+}
+
+impl RedbReader {
+    fn inner(&self) -> Result<Arc<Inner>, StoreError> {
+        self.inner.upgrade().ok_or_else(|| StoreError::Io("the store was closed".to_owned()))
+    }
+}
+
+impl Reader for RedbReader {
+    fn page(&self, queue: QueueKey, lane: Priority, from: u64, bytes_max: usize) -> Result<Vec<Block>, StoreError> {
+        let inner = self.inner()?;
+        let txn = inner.db.begin_read().map_err(from_redb)?;
+        let blocks = txn.open_table(BLOCKS).map_err(from_redb)?;
+        let at = lane_key(queue, lane, from);
+        let low = lane_key(queue, lane, 0);
+        let mut start = at;
+        if let Some(row) = blocks.range(&low[..]..=&at[..]).map_err(from_redb)?.next_back() {
+            let (key, value) = row.map_err(from_redb)?;
+            let (first, count) = read_block_head(key.value(), value.value())?;
+            if first.saturating_add(u64::from(count)) > from {
+                start = lane_key(queue, lane, first);
+            }
+        }
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        let high = lane_key(queue, lane, u64::MAX);
+        for row in blocks.range(&start[..]..=&high[..]).map_err(from_redb)? {
+            let (key, value) = row.map_err(from_redb)?;
+            let (first, count) = read_block_head(key.value(), value.value())?;
+            let mut block = Bytes::copy_from_slice(value.value());
+            if inner.bodies.load(Ordering::Relaxed) > 0 {
+                block = bodies::restore(&block, |body| {
+                    let table = txn.open_table(BODIES).map_err(from_redb)?;
+                    let value = table.get(&body_key(queue.mount, body)[..]).map_err(from_redb)?;
+                    Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
+                })?;
+            }
+            bytes += block.len();
+            found.push(Block { first, count, bytes: block });
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.inner()?.read(|txn| {
+            let rows = txn.open_table(ROWS)?;
+            let prefix = row_key(table as u8, prefix);
+            let start = row_key(table as u8, from).max(prefix.clone());
+            for row in rows.range(&start[..]..)? {
+                let (key, value) = row?;
+                if !key.value().starts_with(&prefix) || !visit(&key.value()[1..], value.value()) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.inner()?.read(|txn| {
+            let value = txn.open_table(ROWS)?.get(&row_key(table as u8, key)[..])?;
+            Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
+        })
+    }
+}
+
+fn row_key(table: u8, key: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(1 + key.len());
+    row.push(table);
+    row.extend_from_slice(key);
+    row
+}
+
+pub(super) fn body_key(mount: MountId, body: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&mount.0.to_be_bytes());
+    key[4..].copy_from_slice(&body.to_be_bytes());
+    key
+}
+
+fn read_refs(value: &[u8]) -> Result<u32, StoreError> {
+    Ok(u32::from_be_bytes(value.try_into().map_err(|_| damaged("a count of references"))?))
+}
+
+/// First sequence and number of messages of a block.
+fn read_block_head(key: &[u8], block: &[u8]) -> Result<(u64, u32), StoreError> {
+    let first = key.last_chunk::<8>().ok_or_else(|| damaged("a block's key"))?;
+    let count = block.first_chunk::<4>().ok_or_else(|| damaged("a block of messages is cut short"))?;
+    Ok((u64::from_be_bytes(*first), u32::from_le_bytes(*count)))
+}
+
+fn damaged(what: &str) -> StoreError {
+    StoreError::Damaged(what.to_owned())
+}
+
+/// Any error of redb in our words.
+pub(super) fn from_redb(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Io(e) => from_io(e),
+        redb::Error::DatabaseAlreadyOpen => StoreError::Locked("its database file".to_owned()),
+        redb::Error::Corrupted(what) => StoreError::Damaged(what),
+        redb::Error::UpgradeRequired(version) => {
+            StoreError::Damaged(format!("the database file has redb's old format {version}, which was never ours"))
+        }
+        e @ (redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableIsNotMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableDoesNotExist(_)) => StoreError::Damaged(e.to_string()),
+        e => StoreError::Io(e.to_string()),
+    }
+}
+
+/// Any error of the system in our words.
+pub(super) fn from_io(error: std::io::Error) -> StoreError {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full(error.to_string()),
+        // A file that ends before its own header says it does, or that is no database at all.
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData => StoreError::Damaged(error.to_string()),
+        _ => StoreError::Io(error.to_string()),
+    }
+}

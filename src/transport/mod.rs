@@ -1,0 +1,21 @@
+//! Listeners to byte streams; knows no frames.
+//!
+//! What wraps a stream (TLS, WebSocket) takes a [`BoxStream`] and gives one.
+
+mod accept;
+mod socket;
+mod tcp;
+mod unix;
+
+pub use accept::{Listener, accept_forever};
+pub use socket::Socket;
+
+use smol::io::{AsyncRead, AsyncWrite};
+
+/// Bytes both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+/// Any stream.
+pub type BoxStream = Box<dyn Stream>;
