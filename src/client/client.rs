@@ -78,6 +78,7 @@ impl Client {
         on_settled: Option<OnSettled>,
     ) -> Result<Self, ClientError> {
         let (client, task) = Self::prepare(address, options, on_settled);
+        #[expect(clippy::disallowed_methods, reason = "for programs without an executor; the others use `prepare`")]
         smol::spawn(task).detach();
         client.opened().await?;
         Ok(client)
