@@ -1,9 +1,7 @@
 //! Arguments to exit code.
-fn main() {
-    let folder = std::env::args().nth(1);
-    let mut settings = tidegate::config::Settings::default();
-    settings.data = folder.map(Into::into);
-    let options = tidegate::daemon::Options { settings, reload: None, signals: true };
-    let _ = tidegate::observe::log::init;
-    tidegate::daemon::serve(options, |r, _| println!("{r:?}")).unwrap();
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::run(std::env::args_os())
 }

@@ -167,6 +167,13 @@ impl Client {
         self.shared().lock().stats
     }
 
+    /// Milliseconds since the session was opened; `None` while there is none.
+    #[must_use]
+    pub fn connected_for_ms(&self) -> Option<u64> {
+        let state = self.shared().lock();
+        state.is_open().then(|| now_ms().saturating_sub(state.opened_ms))
+    }
+
     /// Sends what is queued of acks, nacks and answers, says goodbye and waits for the connection to end. Publishes
     /// that are not settled fail: [`Client::flush`] first.
     pub async fn close(&self) {

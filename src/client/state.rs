@@ -68,6 +68,8 @@ pub(super) struct State {
     /// Number of the session, counted here; 0 before the first.
     pub(super) session: u64,
     pub(super) terms: Option<Terms>,
+    /// When the last session was opened.
+    pub(super) opened_ms: u64,
     pub(super) stats: Stats,
     pub(super) streams: HashMap<u32, Stream>,
     pub(super) closing: bool,
@@ -134,6 +136,7 @@ impl State {
             phase: Phase::Connecting,
             session: 0,
             terms: None,
+            opened_ms: 0,
             stats: Stats::default(),
             streams: HashMap::new(),
             closing: false,
@@ -336,6 +339,7 @@ impl State {
         self.session += 1;
         self.stats.sessions += 1;
         self.terms = Some(*terms);
+        self.opened_ms = now_ms();
         self.phase = Phase::Open;
         self.pipeline.connected(terms);
         let mut ids: Vec<u32> = self.streams.keys().copied().collect();
