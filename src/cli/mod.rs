@@ -13,7 +13,8 @@ mod queue;
 mod reply;
 mod request;
 mod serve;
-//mod smoke;
+mod smoke;
+mod spawned;
 mod status;
 mod store;
 mod sub;
@@ -72,7 +73,7 @@ enum Command {
     #[command(subcommand)]
     Store(store::Store),
     /// Test this very program on this box: start, publish, kill, restart, consume
-    //Smoke(smoke::Smoke),
+    Smoke(smoke::Smoke),
     /// Load a broker and measure it
     //Bench(bench::Bench),
     /// Print a completion script for a shell
@@ -113,7 +114,7 @@ impl Command {
             Self::Status(command) => command.run(global),
             Self::CheckConfig(command) => command.run(global),
             Self::Store(command) => command.run(global),
-            //Self::Smoke(command) => command.run(global),
+            Self::Smoke(command) => command.run(global),
             //Self::Bench(command) => command.run(global),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),
