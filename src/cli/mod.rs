@@ -1,6 +1,6 @@
 //! The command line: one file a command; arguments in, an exit code out.
 
-//mod bench;
+mod bench;
 mod check_config;
 mod connect;
 mod consume;
@@ -75,7 +75,7 @@ enum Command {
     /// Test this very program on this box: start, publish, kill, restart, consume
     Smoke(smoke::Smoke),
     /// Load a broker and measure it
-    //Bench(bench::Bench),
+    Bench(bench::Bench),
     /// Print a completion script for a shell
     Completions(generate::Completions),
     /// Print the manual page, or write one a command into a folder
@@ -115,7 +115,7 @@ impl Command {
             Self::CheckConfig(command) => command.run(global),
             Self::Store(command) => command.run(global),
             Self::Smoke(command) => command.run(global),
-            //Self::Bench(command) => command.run(global),
+            Self::Bench(command) => command.run(global),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),
         }
