@@ -145,8 +145,9 @@ impl VolumeState {
         self.gathering.ops.push(op);
     }
 
-    /// A publish waits for the next commit.
+    /// A message waits for the next commit.
     pub(super) fn urge(&mut self, now: Mono) {
+        self.gathering.messages += 1;
         self.gathering.urgent.get_or_insert(now);
     }
 
@@ -155,10 +156,15 @@ impl VolumeState {
         self.gathering.lazy.get_or_insert(now);
     }
 
-    /// Tells this publisher when the next commit is durable.
-    pub(super) fn watch(&mut self, publisher: (ConnId, u32)) {
-        if self.gathering.publishers.last() != Some(&publisher) {
-            self.gathering.publishers.push(publisher);
+    /// Tells this publisher when the commit of this position is durable; that is the one under way (for a duplicate)
+    /// or the next.
+    pub(super) fn watch(&mut self, publisher: (ConnId, u32), position: Position) {
+        let publishers = match &mut self.flight {
+            Some(flight) if position <= flight.position => &mut flight.publishers,
+            _ => &mut self.gathering.publishers,
+        };
+        if publishers.last() != Some(&publisher) {
+            publishers.push(publisher);
         }
     }
 
@@ -198,7 +204,6 @@ impl VolumeState {
         block.shared |= body.is_some();
         g.lanes.insert((queue, lane));
         g.bytes += data.len() + 8;
-        g.messages += 1;
     }
 
     /// Fans a message out once the next commit is durable.

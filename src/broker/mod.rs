@@ -278,3 +278,6 @@ impl Broker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,7 +61,7 @@ impl Broker {
             Expect::Wrong => fenced = Some(Code::BadPublishNumber),
         }
         let mut bytes = 0;
-        let mut committing = [false; 2];
+        let mut last = [Position(0); 2];
         for (number, record) in (first..).zip(records) {
             bytes += record.len() as u64;
             let verdict = match fenced {
@@ -78,18 +78,16 @@ impl Broker {
                     (RunKind::Nack(code, retry), [Position(0); 2])
                 }
             };
-            committing[0] |= wait[0] > self.disk.durable;
-            committing[1] |= wait[1] > self.memory.durable;
+            last = [last[0].max(wait[0]), last[1].max(wait[1])];
             publisher.push(number, record.len() as u64, kind, wait);
         }
-        // A duplicate of a message under way waits for a commit that this publisher did not take part in.
-        if committing[0] {
-            self.disk.watch((conn, stream));
-            self.disk.urge(self.now.mono);
-        }
-        if committing[1] {
-            self.memory.watch((conn, stream));
-            self.memory.urge(self.now.mono);
+        // A stream is told in order: the last commit it waits for tells the rest.
+        for volume in [Volume::Disk, Volume::Memory] {
+            let position = last[Publisher::slot(volume)];
+            let v = self.volume_mut(volume);
+            if position > v.durable {
+                v.watch((conn, stream), position);
+            }
         }
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session.unacked_messages += count;
