@@ -6,6 +6,7 @@
 mod apply;
 pub mod block;
 mod bodies;
+mod check;
 mod committer;
 pub mod encoding;
 pub mod file;
@@ -21,6 +22,7 @@ pub mod testing;
 mod trims;
 
 pub use self::redb::{OpenedFile, RedbStore};
+pub use check::{Report, check, check_on};
 pub use committer::{CommitEvent, Committer, Notify, Reopen};
 pub use memory::MemoryStore;
 pub use open::{

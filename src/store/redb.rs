@@ -54,6 +54,9 @@ struct Inner {
     lock: OnceLock<Box<dyn FolderLock>>,
 }
 
+/// Takes a body's key, its count of references, and whether its payload is there.
+type BodyVisitor<'a> = &'a mut dyn FnMut(&[u8], Option<u32>, bool);
+
 /// How a database file was opened.
 #[derive(Debug)]
 pub struct OpenedFile {
@@ -137,6 +140,48 @@ impl RedbStore {
     #[must_use]
     pub fn bodies(&self) -> u64 {
         self.inner.bodies.load(Ordering::Relaxed)
+    }
+
+    /// Every row, with the table's byte before its key.
+    pub(super) fn each_row(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        self.each(ROWS, visit)
+    }
+
+    /// Every block.
+    pub(super) fn each_block(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        self.each(BLOCKS, visit)
+    }
+
+    /// Every shared body that has a payload or a count: key, references, whether the payload is there.
+    pub(super) fn each_body(&self, visit: BodyVisitor<'_>) -> Result<(), StoreError> {
+        self.inner.read(|txn| {
+            let (bodies, refs) = (txn.open_table(BODIES)?, txn.open_table(BODY_REFS)?);
+            for row in refs.range::<&[u8]>(..)? {
+                let (key, value) = row?;
+                visit(key.value(), read_refs(value.value()).ok(), bodies.get(key.value())?.is_some());
+            }
+            for row in bodies.range::<&[u8]>(..)? {
+                let (key, _) = row?;
+                if refs.get(key.value())?.is_none() {
+                    visit(key.value(), None, true);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn each(
+        &self,
+        table: TableDefinition<'static, &'static [u8], &'static [u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), StoreError> {
+        self.inner.read(|txn| {
+            for row in txn.open_table(table)?.range::<&[u8]>(..)? {
+                let (key, value) = row?;
+                visit(key.value(), value.value());
+            }
+            Ok(())
+        })
     }
 
     fn write(&mut self, batches: &[Batch], blocks_max: u64) -> Result<Vec<u32>, StoreError> {
@@ -396,10 +441,9 @@ impl<'t> Writing<'t> {
                 last
             };
             self.release(queue.mount, released)?;
-            if left > 0 || end.is_none() {
-                if self.trims.done() {
-                    self.remove(DOOMED, &schema::queue_key(queue))?;
-                }
+            // Stopped before the limit, or nothing was left to delete: this trim is carried out.
+            if (left > 0 || end.is_none()) && self.trims.done() {
+                self.remove(DOOMED, &schema::queue_key(queue))?;
             }
         }
         Ok(())
