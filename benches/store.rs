@@ -16,22 +16,33 @@ const QUEUE: QueueKey = QueueKey { mount: MountId(0), queue: QueueId(1) };
 
 fn main() {
     let measure = std::env::args().any(|a| a == "--bench");
-    let folder =
-        tempfile::tempdir_in(std::env::var_os("CARGO_TARGET_TMPDIR").unwrap_or_else(|| "target".into())).unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for batch in [1, 10, 100, 800, 10_000] {
         let messages = if measure { (batch * 600).clamp(600, 400_000) } else { batch * 3 };
         let data = folder.path().join(format!("batch-{batch}"));
-        run(&data, batch, messages, false);
+        run(&data, batch, messages, Load::Fill);
         std::fs::remove_dir_all(data).unwrap();
     }
     let messages = if measure { 1_000_000 } else { 4_000 };
     let data = folder.path().join("queued");
-    run(&data, 800, messages, true);
+    run(&data, 800, messages, Load::FillAndKill);
     reopen(&data, messages);
+    run(&folder.path().join("drained"), 800, messages, Load::Drain);
 }
 
-/// Appends messages in batches of one size; `kill` leaves the store as a killed process would.
-fn run(data: &Path, batch: usize, messages: usize, kill: bool) {
+/// What happens besides appending.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// Nothing.
+    Fill,
+    /// In the end the file is copied as a killed process would leave it.
+    FillAndKill,
+    /// Consumers keep up: no more than 8,000 messages stay.
+    Drain,
+}
+
+/// Appends messages in batches of one size.
+fn run(data: &Path, batch: usize, messages: usize, load: Load) {
     let mut store = open(data, &OpenOptions::default()).unwrap().store;
     let commits = messages / batch;
     let record = [7u8; MESSAGE_BYTES];
@@ -51,7 +62,11 @@ fn run(data: &Path, batch: usize, messages: usize, kill: bool) {
             seq += 1;
         }
         append(&mut ops, first, block);
-        let lanes = vec![LaneRow { lane: 0, head: 1, next: seq, ..LaneRow::default() }];
+        let head = if load == Load::Drain { seq.saturating_sub(8_000).max(1) } else { 1 };
+        if head > 1 {
+            ops.push(Op::Trim { queue: QUEUE, lane: Priority::default(), below: head });
+        }
+        let lanes = vec![LaneRow { lane: 0, head, next: seq, ..LaneRow::default() }];
         let row = QueueRow { name: "main".to_owned(), lanes, ..QueueRow::default() };
         let key = Bytes::copy_from_slice(&schema::queue_key(QUEUE));
         ops.push(Op::Put { table: Table::Queue, key, value: schema::encode(&row) });
@@ -72,15 +87,16 @@ fn run(data: &Path, batch: usize, messages: usize, kill: bool) {
     let total = (commits * batch) as f64;
     println!(
         "batch {batch:>6}: {:>8.0} commits/s {:>9.0} messages/s {:>7.0} B written a message, {:.2} us user + {:.2} us \
-         system a message, slowest {slowest:?}, most resident {} KiB",
+         system a message, slowest {slowest:?}, most resident {} KiB, file {} KiB",
         commits as f64 / seconds,
         total / seconds,
         written as f64 / total,
         user * 1e6 / total,
         system * 1e6 / total,
         status("VmHWM:"),
+        traffic.file_bytes.load(std::sync::atomic::Ordering::Relaxed) / 1_024,
     );
-    if kill {
+    if load == Load::FillAndKill {
         // Never closed: the lock goes with a duplicate folder, as a copy of the files is what is opened next.
         let copy = data.with_extension("killed");
         std::fs::create_dir(&copy).unwrap();

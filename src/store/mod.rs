@@ -16,6 +16,7 @@ mod ops;
 mod overlay;
 mod read;
 mod redb;
+mod redb_reader;
 pub mod schema;
 #[doc(hidden)]
 pub mod testing;
