@@ -5,6 +5,7 @@
 
 #[cfg(feature = "daemon")]
 pub mod broker;
+pub mod client;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
