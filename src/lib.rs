@@ -5,6 +5,8 @@
 
 #[cfg(feature = "daemon")]
 pub mod broker;
+#[cfg(feature = "daemon")]
+pub mod cli;
 pub mod client;
 #[cfg(feature = "daemon")]
 pub mod config;
