@@ -27,6 +27,9 @@
 //! | 10,000 | 136 | 1,360,000 | 434 | 0.5 us |
 //! | 800, consumed as fast | 1,400 | 1,120,000 | 377 | 0.6 us |
 //!
+//! Commits a second are those of a quiet disk that syncs in a quarter of a millisecond. While others used it and a sync
+//! took four, it was 200 to 300 commits/s of any size, so 157,000 messages/s at 800 a commit; the bytes were the same.
+//!
 //! What was weighed: blocks and rows in one table write 3 to 7 % less; apart, small
 //! rows never share a page with a large value. Blocks of 4 KiB write as much and cost half as much again in processor
 //! time; blocks of 64 KiB save a tenth of it and make a look at one message four times as dear: 16 KiB. Neighbouring
