@@ -2,8 +2,9 @@
 
 use super::{Fault, Records, Request};
 use crate::wire::{
-    Ack, Batch, BatchItems, Cancel, Code, Consume, Credit, FLAG_CONT, FLAG_MORE, FilterItems, Frame, FrameType, Header,
-    Hello, History, Nack, Ping, Publish, Request as Ask, Response, Subscribe, WireError,
+    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, FLAG_CONT, FLAG_MORE, FilterItems, Frame,
+    FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth, Request as Ask, Response,
+    Resume, Subscribe, Unsubscribe, WireError,
 };
 use std::collections::HashMap;
 
@@ -145,7 +146,14 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
             bare()?;
             Request::Hello(frame.head::<Hello<'_>>()?)
         }
-        FrameType::Auth | FrameType::Reauth => Request::Auth,
+        FrameType::Auth => {
+            frame.head::<Auth<'_>>()?;
+            Request::Auth
+        }
+        FrameType::Reauth => {
+            frame.head::<Reauth<'_>>()?;
+            Request::Auth
+        }
         FrameType::Publish => {
             let head: Publish = frame.head()?;
             whole(head.total)?;
@@ -165,7 +173,10 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
             bare()?;
             Request::Subscribe(stream, frame.head::<Subscribe<'_>>()?)
         }
-        FrameType::Unsubscribe => Request::Unsubscribe(stream),
+        FrameType::Unsubscribe => {
+            frame.head::<Unsubscribe>()?;
+            Request::Unsubscribe(stream)
+        }
         FrameType::Consume => {
             let head: Consume<'_> = frame.head()?;
             let filters = FilterItems::parse(payload, head.filters)?;
@@ -174,8 +185,14 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
         FrameType::Ack => Request::Ack(stream, frame.head::<Ack>()?),
         FrameType::Nack => Request::Nack(stream, frame.head::<Nack<'_>>()?),
         FrameType::Credit => Request::Credit(stream, frame.head::<Credit>()?),
-        FrameType::Pause => Request::Pause(stream),
-        FrameType::Resume => Request::Resume(stream),
+        FrameType::Pause => {
+            frame.head::<Pause>()?;
+            Request::Pause(stream)
+        }
+        FrameType::Resume => {
+            frame.head::<Resume>()?;
+            Request::Resume(stream)
+        }
         FrameType::History => Request::History(stream, frame.head::<History<'_>>()?),
         FrameType::Request => {
             let head: Ask<'_> = frame.head()?;
@@ -189,8 +206,18 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
         }
         FrameType::Cancel => Request::Cancel(stream, frame.head::<Cancel>()?),
         FrameType::Ping => Request::Ping(frame.head::<Ping>()?.nonce),
-        FrameType::Pong | FrameType::Goaway => Request::Alive,
-        FrameType::Close => Request::Close,
+        FrameType::Pong => {
+            frame.head::<Pong>()?;
+            Request::Alive
+        }
+        FrameType::Goaway => {
+            frame.head::<Goaway<'_>>()?;
+            Request::Alive
+        }
+        FrameType::Close => {
+            frame.head::<Close<'_>>()?;
+            Request::Close
+        }
         FrameType::Welcome
         | FrameType::Ok
         | FrameType::Error
