@@ -21,6 +21,8 @@ pub(super) struct Conn {
     woken: bool,
     /// A consumer stopped because the outbox was full.
     pub(super) starved: bool,
+    /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
+    unread_pings: u8,
 }
 
 /// What a stream of a session is.
@@ -54,6 +56,8 @@ struct Building {
 const DELIVER_BYTES_GOAL: usize = 32 * 1_024;
 /// Control frames a peer may leave unread before it is not read from, in bytes.
 const CONTROL_BYTES_MAX: usize = 256 * 1_024;
+/// Heartbeats in which a peer may take nothing of as many control frames as may wait.
+const UNREAD_PINGS_MAX: u8 = 3;
 /// Milliseconds a refused connection is told to wait.
 const RETRY_CONNECT_MS: u32 = 5_000;
 
@@ -66,7 +70,7 @@ impl Broker {
         let session = Session::new(conn, principal, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let native = Native::default();
         let building = Building::default();
-        self.conns.insert(conn, Conn { session, peer, native, building, woken: false, starved: false });
+        self.conns.insert(conn, Conn { session, peer, native, building, woken: false, starved: false, unread_pings: 0 });
         if over {
             self.fail(conn, Code::TooManyConnections, "the broker has as many connections as it may: try later");
         } else if self.stopping.is_some() {
@@ -84,7 +88,7 @@ impl Broker {
     }
 
     pub(super) fn handle_received(&mut self, conn: ConnId, bytes: &[u8]) {
-        let payload_max = self.settings.limits.frame_bytes_max;
+        let open_max = self.settings.limits.frame_bytes_max;
         let Some(c) = self.conns.get_mut(&conn) else { return };
         c.session.handle_received(self.now.mono);
         if matches!(c.session.phase, Phase::Closing(_)) {
@@ -98,6 +102,8 @@ impl Broker {
             &kept
         };
         let mut at = 0;
+        // Strangers may not make us keep what only the welcome allows.
+        let mut payload_max = if c.session.is_open() { open_max } else { FRAME_PAYLOAD_BYTES_FLOOR };
         let outcome = loop {
             match wire::decode(&input[at..], payload_max) {
                 Ok(Decoded::Frame(frame, len)) => {
@@ -105,8 +111,10 @@ impl Broker {
                     if let Err(fault) = self.handle_frame(conn, frame) {
                         break Err(fault);
                     }
-                    if !self.conns.get(&conn).is_some_and(|c| !matches!(c.session.phase, Phase::Closing(_))) {
-                        return;
+                    match self.conns.get(&conn).map(|c| c.session.phase) {
+                        None | Some(Phase::Closing(_)) => return,
+                        Some(Phase::Open) => payload_max = open_max,
+                        Some(Phase::Greeting(_)) => {}
                     }
                 }
                 Ok(Decoded::Incomplete(_)) => break Ok(()),
@@ -117,10 +125,12 @@ impl Broker {
             self.fail(conn, fault.code, &fault.detail);
             return;
         }
-        let rest = &input[at..];
+        let incomplete = at < input.len();
+        // A frame that comes a byte at a time is not copied each time.
+        let rest = if at == 0 && !kept.is_empty() { kept } else { input[at..].to_vec() };
         if let Some(c) = self.conns.get_mut(&conn) {
-            c.session.partial = rest.to_vec();
-            c.session.handle_frame_state(self.now.mono, !rest.is_empty(), at > 0);
+            c.session.partial = rest;
+            c.session.handle_frame_state(self.now.mono, incomplete, at > 0);
             self.arm_session(conn);
             self.hold_or_release(conn);
         }
@@ -234,6 +244,7 @@ impl Broker {
         c.session.outbox.transmit(out, max);
         if out.len() > before {
             c.session.handle_sent(now.mono);
+            c.unread_pings = 0;
         }
         let refill = c.starved && c.session.outbox.data_len() < room;
         let empty = c.session.outbox.is_empty();
@@ -280,7 +291,9 @@ impl Broker {
                 return;
             }
             None => {
-                if c.session.ping_due(self.now.mono) {
+                if c.session.ping_due(self.now.mono) && c.session.outbox.control_len() >= CONTROL_BYTES_MAX {
+                    self.handle_unread(conn);
+                } else if c.session.ping_due(self.now.mono) {
                     let nonce = self.rng.u64(..);
                     self.control(conn, 0, FrameType::Ping, &Ping { nonce });
                     // Counts as sent: a peer that does not read is found out by its silence, not by more pings.
@@ -291,6 +304,17 @@ impl Broker {
             }
         }
         self.arm_session(conn);
+    }
+
+    /// A heartbeat passed in which a peer took nothing of a full outbox. It is not read from, so its silence says
+    /// nothing: not reading for three heartbeats is its end.
+    fn handle_unread(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        c.session.handle_sent(self.now.mono);
+        c.unread_pings += 1;
+        if c.unread_pings >= UNREAD_PINGS_MAX {
+            self.fail(conn, Code::SlowReader, "the peer does not read its answers");
+        }
     }
 
     fn arm_session(&mut self, conn: ConnId) {

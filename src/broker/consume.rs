@@ -707,7 +707,7 @@ impl Broker {
         if stream == 0 || stream & BROKER_STREAM != 0 {
             return Err(Fault::new(Code::BadStream, "open streams of your own: 1 to 2^31-1"));
         }
-        if c.session.streams.contains_key(&stream) {
+        if c.session.streams.contains_key(&stream) || c.session.publishers.contains_key(&stream) {
             return Err(Fault::new(Code::BadStream, "this stream is in use"));
         }
         if c.session.streams.len() >= self.settings.limits.streams_max as usize {

@@ -45,6 +45,9 @@ impl Broker {
         if stream == 0 || stream & BROKER_STREAM != 0 {
             return Err(Fault::new(Code::BadStream, "publish on a stream of your own: 1 to 2^31-1"));
         }
+        if c.session.streams.contains_key(&stream) {
+            return Err(Fault::new(Code::BadStream, "this stream is in use for something else"));
+        }
         let publishers = &mut c.session.publishers;
         if !publishers.contains_key(&stream) && publishers.len() >= streams_max {
             return Err(Fault::new(Code::TooManyStreams, "this session publishes on as many streams as it may"));

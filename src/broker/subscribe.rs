@@ -253,6 +253,10 @@ impl Broker {
 
     fn send_retained(&mut self, conn: ConnId, stream: u32, filter: &str, rows: &[(Bytes, Bytes)]) {
         let Ok(parsed) = Filter::parse(filter) else { return };
+        if self.subscription_mut(conn, stream).is_none() {
+            // It ended while they were read.
+            return;
+        }
         for (_, value) in rows {
             let Some((stored, bytes)) = value.split_first_chunk::<8>() else { continue };
             let stored_ms = u64::from_be_bytes(*stored);
@@ -276,8 +280,12 @@ impl Broker {
     fn finish_history(&mut self, prime: PrimeHistory, found: Vec<Past>, complete: bool) {
         let PrimeHistory { conn, stream, epoch, newest, limit, .. } = prime;
         debug_assert!(found.len() <= limit as usize);
-        let is_request =
-            self.conns.get(&conn).is_some_and(|c| matches!(c.session.streams.get(&stream), Some(Stream::History)));
+        let is_request = match self.conns.get(&conn).and_then(|c| c.session.streams.get(&stream)) {
+            Some(Stream::History) => true,
+            Some(Stream::Subscription(_)) => false,
+            // It ended while its history was read.
+            _ => return,
+        };
         if !is_request {
             self.done(conn, stream, epoch, newest, complete);
         }
