@@ -180,7 +180,6 @@ impl VolumeState {
     }
 
     /// Adds a message to the end of a lane.
-    #[expect(clippy::too_many_arguments, reason = "a message is what it is; a struct would only be unpacked here")]
     pub(super) fn append(
         &mut self,
         mount: &Mount,

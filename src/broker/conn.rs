@@ -70,7 +70,8 @@ impl Broker {
         let session = Session::new(conn, principal, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let native = Native::default();
         let building = Building::default();
-        self.conns.insert(conn, Conn { session, peer, native, building, woken: false, starved: false, unread_pings: 0 });
+        self.conns
+            .insert(conn, Conn { session, peer, native, building, woken: false, starved: false, unread_pings: 0 });
         if over {
             self.fail(conn, Code::TooManyConnections, "the broker has as many connections as it may: try later");
         } else if self.stopping.is_some() {
@@ -448,11 +449,11 @@ impl Broker {
 
     /// Asks the edge to look at a connection.
     pub(super) fn wake(&mut self, conn: ConnId) {
-        if let Some(c) = self.conns.get_mut(&conn) {
-            if !c.woken {
-                c.woken = true;
-                self.effects.push_back(Effect::Wake { conn });
-            }
+        if let Some(c) = self.conns.get_mut(&conn)
+            && !c.woken
+        {
+            c.woken = true;
+            self.effects.push_back(Effect::Wake { conn });
         }
     }
 

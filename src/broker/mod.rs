@@ -10,7 +10,9 @@ mod admin;
 mod commit;
 mod conn;
 mod consume;
-mod counters;
+mod dead;
+mod delayed;
+
 mod event;
 mod load;
 mod mount;
@@ -20,7 +22,7 @@ mod storage;
 mod subscribe;
 
 pub use crate::model::Volume;
-pub use counters::Counters;
+pub use crate::observe::Counters;
 pub use event::{Effect, Event, Peer, Transmit};
 
 use crate::config::Settings;

@@ -1,9 +1,9 @@
 //! A publish: judged whole before anything of it is kept.
 
+use super::Broker;
 use super::commit::LiveItem;
 use super::conn::Stream;
 use super::mount::Route;
-use super::{Broker, Timer};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::model::{ConnId, Position, Record, RecordError, Volume};
 use crate::protocols::{Fault, Records};
@@ -342,29 +342,6 @@ impl Broker {
         };
         v.append(&self.mount, queue, record.priority, seq, now, link, body, data);
         LiveItem { epoch, lane: record.priority.get(), seq, offset: link.map(|l| l.offset), stored_ms: now.0 }
-    }
-
-    fn delay(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8]) {
-        let due = self.now.wall.plus_ms(u64::from(record.delay_ms));
-        self.mount.numbers.delayed += 1;
-        self.mount.numbers_dirty = true;
-        let number = self.mount.numbers.delayed;
-        let q = &mut self.mount.queues[queue];
-        q.delayed.messages += 1;
-        q.delayed.bytes += bytes.len() as u64;
-        q.delayed.due = Some(q.delayed.due.map_or(due, |d| d.min(due)));
-        let key = Bytes::copy_from_slice(&schema::delayed_key(q.key, due, number));
-        let volume = q.volume;
-        self.volume_mut(volume).push(Op::Put { table: Table::Delayed, key, value: Bytes::copy_from_slice(bytes) });
-        self.arm_delayed(queue);
-    }
-
-    pub(super) fn arm_delayed(&mut self, queue: usize) {
-        let delayed = self.mount.queues[queue].delayed;
-        if let (Some(due), false) = (delayed.due, delayed.reading) {
-            let at = self.now.mono.plus_ms(due.ms_since(self.now.wall));
-            self.timers.set(Timer::Delayed(queue), at);
-        }
     }
 
     fn retain(&mut self, record: &Record<'_>, bytes: &[u8]) {

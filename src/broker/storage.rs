@@ -23,7 +23,7 @@ pub(super) struct Health {
 impl Default for Health {
     /// Well, and with space, until told otherwise.
     fn default() -> Self {
-        Self { low: false, failed: false, spent: false, free_bytes: u64::MAX, file_bytes: 0 }
+        Self { low: false, failed: false, spent: false, reserved: false, free_bytes: u64::MAX, file_bytes: 0 }
     }
 }
 

@@ -47,6 +47,7 @@ impl Committer {
     ///
     /// # Panics
     /// When the system gives no thread: there is no broker without one.
+    #[expect(clippy::disallowed_methods, reason = "the one writing thread")]
     #[must_use]
     pub fn spawn(store: Box<dyn Store>, reopen: Reopen, notify: Notify) -> Self {
         let (sender, receiver) = channel();

@@ -357,11 +357,11 @@ fn dead_letters_are_replayed_to_their_queue() {
     let c = w.connect();
     w.publish(c, 1, "a", "x");
     w.frames(c);
-    w.consume(c, 1, "main", "r");
-    w.credit(c, 1, 10);
+    w.consume(c, 2, "main", "r");
+    w.credit(c, 2, 10);
     assert_eq!(w.texts(c), ["x"]);
     let nack = crate::wire::Nack { first: 1, count: 1, delay_ms: 0, give_up: true, reason: "" };
-    w.send(c, 1, &nack, &[]);
+    w.send(c, 2, &nack, &[]);
     assert_eq!(w.broker.counters().dead, 1);
     let body = r#"{"name":"main"}"#;
     let head = Request { channel: admin::QUEUE_REPLAY, deadline_ms: 0, total: body.len() as u32, properties: &[] };
