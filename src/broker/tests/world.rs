@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub(super) struct World {
     pub(super) broker: Broker,
     pub(super) now: Now,
-    disk: MemoryStore,
+    disk: Box<dyn Store>,
     memory: MemoryStore,
     /// Commits of the disk wait here while `hold_commits` is set.
     pub(super) held: VecDeque<Vec<Batch>>,
@@ -24,6 +24,8 @@ pub(super) struct World {
     clients: BTreeMap<ConnId, Client>,
     next: u64,
     pub(super) stopped: bool,
+    /// The power went in the middle of a commit: nothing happens any more.
+    pub(super) dead: bool,
     pub(super) reserve: Vec<bool>,
 }
 
@@ -68,9 +70,13 @@ impl World {
     }
 
     pub(super) fn with(settings: Settings) -> Self {
-        let disk = MemoryStore::new();
+        Self::on(settings, Box::new(MemoryStore::new()))
+    }
+
+    /// A broker that starts on a store as it is.
+    pub(super) fn on(settings: Settings, disk: Box<dyn Store>) -> Self {
         let now = Now { mono: Mono(1_000_000), wall: Wall(1_700_000_000_000) };
-        let broker = Broker::new(now, Arc::new(settings), &*disk.reader(), 7).expect("an empty store loads");
+        let broker = Broker::new(now, Arc::new(settings), &*disk.reader(), 7).expect("the store loads");
         let mut world = Self {
             broker,
             now,
@@ -82,6 +88,7 @@ impl World {
             clients: BTreeMap::new(),
             next: 0,
             stopped: false,
+            dead: false,
             reserve: Vec::new(),
         };
         world.settle();
@@ -138,16 +145,16 @@ impl World {
 
     /// Carries out effects until there are none.
     pub(super) fn settle(&mut self) {
-        while let Some(effect) = self.broker.poll_effect() {
+        while let Some(effect) = self.broker.poll_effect().filter(|_| !self.dead) {
             match effect {
                 Effect::Commit { volume: Volume::Disk, batches } if self.hold_commits => self.held.push_back(batches),
                 Effect::Commit { volume, batches } => self.commit(volume, &batches),
                 Effect::Read { volume, token, request } => {
-                    let store = match volume {
-                        Volume::Disk => &self.disk,
-                        Volume::Memory => &self.memory,
+                    let reader = match volume {
+                        Volume::Disk => self.disk.reader(),
+                        Volume::Memory => self.memory.reader(),
                     };
-                    let result = perform(&*store.reader(), &request);
+                    let result = perform(&*reader, &request);
                     self.broker.handle(self.now, Event::Read { token, result });
                 }
                 Effect::Wake { conn } => self.transmit(conn),
@@ -158,12 +165,15 @@ impl World {
     }
 
     fn commit(&mut self, volume: Volume, batches: &[Batch]) {
-        let store = match volume {
-            Volume::Disk => &mut self.disk,
+        let store: &mut dyn Store = match volume {
+            Volume::Disk => &mut *self.disk,
             Volume::Memory => &mut self.memory,
         };
         self.commits += u64::from(volume == Volume::Disk);
-        let done = store.commit(batches).expect("memory takes everything");
+        let Ok(done) = store.commit(batches) else {
+            self.dead = true;
+            return;
+        };
         self.broker.handle(self.now, Event::Committed { volume, done });
     }
 
