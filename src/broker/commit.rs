@@ -6,7 +6,7 @@ use crate::model::{ConnId, Mono, Now, Position, Priority, Volume, Wall};
 use crate::queue::{Freed, Tail};
 use crate::session::{Publisher, RunKind};
 use crate::store::block::{BlockWriter, HistoryLink};
-use crate::store::schema::{self, META_CLOCK, META_COUNTERS};
+use crate::store::schema::{self, META_CLOCK, META_COUNTERS, META_STOPPED};
 use crate::store::{Batch, Block, Committed, Op, ReadRequest, Table};
 use crate::wire::{DeliverItem, FrameType, PublishAck, PublishNack, item_flag};
 use bytes::Bytes;
@@ -28,6 +28,8 @@ pub(super) struct VolumeState {
     /// The clock as stored.
     pub(super) clock: Wall,
     pub(super) clock_due: bool,
+    /// The next commit is the last of an orderly stop.
+    stopped_row: bool,
     /// Sessions that are not read from until this store catches up.
     pub(super) held: Vec<ConnId>,
 }
@@ -116,6 +118,7 @@ impl VolumeState {
             after: Vec::new(),
             clock: Wall(0),
             clock_due: false,
+            stopped_row: false,
             held: Vec::new(),
         }
     }
@@ -223,6 +226,12 @@ impl VolumeState {
         }
         let key = mount.queues[queue].key;
         self.gathering.ops.push(Op::Append { queue: key, lane, first, count, block: bytes });
+    }
+
+    /// Everything is written but this: that the stop was in order.
+    pub(super) fn push_stopped(&mut self, now: Mono) {
+        (self.stopped_row, self.clock_due) = (true, true);
+        self.nudge(now);
     }
 
     /// The store failed: forgets all that is not durable.
@@ -335,6 +344,9 @@ impl Broker {
             self.read(volume, waiting, request);
         }
         for conn in held {
+            if let Some(c) = self.conns.get_mut(&conn) {
+                c.waits_for_store = false;
+            }
             self.hold_or_release(conn);
         }
         if volume == Volume::Disk {
@@ -468,6 +480,11 @@ impl VolumeState {
         if std::mem::take(&mut mount.numbers_dirty) {
             let key = Bytes::from_static(META_COUNTERS);
             g.ops.push(Op::Put { table: Table::Meta, key, value: schema::encode(&mount.numbers) });
+        }
+        if std::mem::take(&mut self.stopped_row) {
+            let key = Bytes::from_static(META_STOPPED);
+            let value = Bytes::copy_from_slice(&now.wall.0.to_be_bytes());
+            g.ops.push(Op::Put { table: Table::Meta, key, value });
         }
         if std::mem::take(&mut self.clock_due) {
             self.clock = now.wall;

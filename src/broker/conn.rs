@@ -21,6 +21,8 @@ pub(super) struct Conn {
     woken: bool,
     /// A consumer stopped because the outbox was full.
     pub(super) starved: bool,
+    /// It is looked at after the next commit, with contract memory by nothing else.
+    pub(super) waits_for_store: bool,
     /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
     unread_pings: u8,
 }
@@ -70,8 +72,19 @@ impl Broker {
         let session = Session::new(conn, principal, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let native = Native::default();
         let building = Building::default();
-        self.conns
-            .insert(conn, Conn { session, peer, native, building, woken: false, starved: false, unread_pings: 0 });
+        self.conns.insert(
+            conn,
+            Conn {
+                session,
+                peer,
+                native,
+                building,
+                woken: false,
+                starved: false,
+                waits_for_store: false,
+                unread_pings: 0,
+            },
+        );
         if over {
             self.fail(conn, Code::TooManyConnections, "the broker has as many connections as it may: try later");
         } else if self.stopping.is_some() {
@@ -467,7 +480,7 @@ impl Broker {
         let behind = self.disk.pending_bytes() >= self.settings.store.pending_bytes_max as usize;
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let s = &mut c.session;
-        let publishing = s.unacked_messages > 0;
+        let publishing = !s.publishers.is_empty();
         let hold = matches!(s.phase, Phase::Closing(_))
             || s.unacked_messages >= limits.window_messages
             || s.unacked_bytes >= u64::from(limits.window_bytes)
@@ -480,6 +493,9 @@ impl Broker {
         }
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session.held = hold;
+            if hold && behind && !std::mem::replace(&mut c.waits_for_store, true) {
+                self.disk.held.push(conn);
+            }
         }
     }
 

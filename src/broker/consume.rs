@@ -429,7 +429,7 @@ impl Broker {
     }
 
     fn pump_new(&mut self, q: usize, c: usize, consumer: &mut Consumer) {
-        while consumer.has_room() && !consumer.attachments.is_empty() {
+        while consumer.has_room() && !consumer.attachments.is_empty() && !consumer.owes(self.now.wall) {
             let Some(lane) = self.next_lane(q, consumer) else { return };
             let Some(at) = self.pick(consumer) else { return };
             if !self.position(q, c, consumer, lane) {
@@ -558,7 +558,9 @@ impl Broker {
             }
             let tag = consumer.attachments[at].tag(lane, seq, entry.data.len());
             consumer.deliver_next(lane, id, now.mono);
-            self.item(conn, stream, epoch, tag, &delivery(0, lane, seq, 1, stored, &entry));
+            let suspect = seq < consumer.lane_mut(lane).suspect_below;
+            let flags = if suspect { item_flag::REDELIVERED } else { 0 };
+            self.item(conn, stream, epoch, tag, &delivery(flags, lane, seq, 1, stored, &entry));
             self.counters.delivered += 1;
             if self.waiting_bytes(conn) >= room {
                 break;

@@ -382,6 +382,7 @@ fn a_stop_says_goodbye_commits_what_it_took_and_ends() {
     w.event(crate::broker::Event::Stop { deadline });
     assert!(!w.stopped);
     w.publish(c, 2, "a", "too late");
+    w.hold_commits = false;
     w.release_commit();
     assert!(w.stopped);
     let frames = w.frames(c);
