@@ -334,8 +334,10 @@ impl Broker {
     fn arm_session(&mut self, conn: ConnId) {
         let frame_timeout_ms = self.settings.limits.frame_timeout_ms;
         if let Some(c) = self.conns.get(&conn) {
-            // A later deadline is found when the earlier timer rings: the hot path does not move timers.
-            self.timers.set_earlier(Timer::Session(conn), c.session.poll_timeout(frame_timeout_ms));
+            // A later deadline is found when the earlier timer rings: the hot path does not move timers. One that has passed
+            // rings again a little later: not within the same look at the timers, which would never end.
+            let at = c.session.poll_timeout(frame_timeout_ms).max(self.now.mono.plus_ms(1));
+            self.timers.set_earlier(Timer::Session(conn), at);
         }
     }
 

@@ -357,11 +357,15 @@ impl Broker {
         let waiting = self.waiting_bytes(conn);
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let too_large = record.len() > c.session.peer_message_bytes_max as usize;
-        let paused = self.subscription_mut(conn, stream).is_some_and(|s| s.paused);
+        let (paused, lost) = self.subscription_mut(conn, stream).map_or((false, 0), |s| (s.paused, s.dropped));
         // A message larger than the whole outbox still passes when nothing else waits.
         if too_large || paused || (waiting > 0 && waiting + record.len() > limit) {
             self.drop_slow(conn, stream, record.len());
             return;
+        }
+        if lost > 0 {
+            // The gap is told where it is: before what follows it.
+            self.tell_dropped(conn);
         }
         self.counters.fanned_out += 1;
         self.item(conn, stream, item.epoch, 0, &item.deliver(flags, record));

@@ -68,6 +68,12 @@ impl Native {
         }
         let key = (header.stream, header.kind as u8);
         if header.flags & FLAG_CONT == 0 {
+            if self.assembling.contains_key(&key) {
+                return Err(Fault::new(
+                    Code::FlagsContradict,
+                    "a chunked message began before the last of this stream and type was complete",
+                ));
+            }
             let total = total(&frame)?;
             let charge = total.checked_add(frame.head.len() + ASSEMBLY_BYTES);
             let charged = charge.and_then(|charge| self.charged_bytes.checked_add(charge));
@@ -85,12 +91,7 @@ impl Native {
             let assembly =
                 Assembly { header, head: frame.head.to_vec(), payload: frame.payload.to_vec(), total, charge };
             self.charged_bytes = charged;
-            if self.assembling.insert(key, assembly).is_some() {
-                return Err(Fault::new(
-                    Code::FlagsContradict,
-                    "a chunked message began before the last of this stream and type was complete",
-                ));
-            }
+            self.assembling.insert(key, assembly);
             return Ok(Accepted::Nothing);
         }
         let Some(assembly) = self.assembling.get_mut(&key) else {
