@@ -21,6 +21,10 @@ pub(super) struct Conn {
     woken: bool,
     /// A consumer stopped because the outbox was full.
     pub(super) starved: bool,
+    /// It is looked at after the next commit, with contract memory by nothing else.
+    pub(super) waits_for_store: bool,
+    /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
+    unread_pings: u8,
 }
 
 /// What a stream of a session is.
@@ -54,6 +58,8 @@ struct Building {
 const DELIVER_BYTES_GOAL: usize = 32 * 1_024;
 /// Control frames a peer may leave unread before it is not read from, in bytes.
 const CONTROL_BYTES_MAX: usize = 256 * 1_024;
+/// Heartbeats in which a peer may take nothing of as many control frames as may wait.
+const UNREAD_PINGS_MAX: u8 = 3;
 /// Milliseconds a refused connection is told to wait.
 const RETRY_CONNECT_MS: u32 = 5_000;
 
@@ -66,7 +72,19 @@ impl Broker {
         let session = Session::new(conn, principal, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let native = Native::default();
         let building = Building::default();
-        self.conns.insert(conn, Conn { session, peer, native, building, woken: false, starved: false });
+        self.conns.insert(
+            conn,
+            Conn {
+                session,
+                peer,
+                native,
+                building,
+                woken: false,
+                starved: false,
+                waits_for_store: false,
+                unread_pings: 0,
+            },
+        );
         if over {
             self.fail(conn, Code::TooManyConnections, "the broker has as many connections as it may: try later");
         } else if self.stopping.is_some() {
@@ -84,7 +102,7 @@ impl Broker {
     }
 
     pub(super) fn handle_received(&mut self, conn: ConnId, bytes: &[u8]) {
-        let payload_max = self.settings.limits.frame_bytes_max;
+        let open_max = self.settings.limits.frame_bytes_max;
         let Some(c) = self.conns.get_mut(&conn) else { return };
         c.session.handle_received(self.now.mono);
         if matches!(c.session.phase, Phase::Closing(_)) {
@@ -98,6 +116,8 @@ impl Broker {
             &kept
         };
         let mut at = 0;
+        // Strangers may not make us keep what only the welcome allows.
+        let mut payload_max = if c.session.is_open() { open_max } else { FRAME_PAYLOAD_BYTES_FLOOR };
         let outcome = loop {
             match wire::decode(&input[at..], payload_max) {
                 Ok(Decoded::Frame(frame, len)) => {
@@ -105,8 +125,10 @@ impl Broker {
                     if let Err(fault) = self.handle_frame(conn, frame) {
                         break Err(fault);
                     }
-                    if !self.conns.get(&conn).is_some_and(|c| !matches!(c.session.phase, Phase::Closing(_))) {
-                        return;
+                    match self.conns.get(&conn).map(|c| c.session.phase) {
+                        None | Some(Phase::Closing(_)) => return,
+                        Some(Phase::Open) => payload_max = open_max,
+                        Some(Phase::Greeting(_)) => {}
                     }
                 }
                 Ok(Decoded::Incomplete(_)) => break Ok(()),
@@ -117,10 +139,12 @@ impl Broker {
             self.fail(conn, fault.code, &fault.detail);
             return;
         }
-        let rest = &input[at..];
+        let incomplete = at < input.len();
+        // A frame that comes a byte at a time is not copied each time.
+        let rest = if at == 0 && !kept.is_empty() { kept } else { input[at..].to_vec() };
         if let Some(c) = self.conns.get_mut(&conn) {
-            c.session.partial = rest.to_vec();
-            c.session.handle_frame_state(self.now.mono, !rest.is_empty(), at > 0);
+            c.session.partial = rest;
+            c.session.handle_frame_state(self.now.mono, incomplete, at > 0);
             self.arm_session(conn);
             self.hold_or_release(conn);
         }
@@ -234,6 +258,7 @@ impl Broker {
         c.session.outbox.transmit(out, max);
         if out.len() > before {
             c.session.handle_sent(now.mono);
+            c.unread_pings = 0;
         }
         let refill = c.starved && c.session.outbox.data_len() < room;
         let empty = c.session.outbox.is_empty();
@@ -280,7 +305,9 @@ impl Broker {
                 return;
             }
             None => {
-                if c.session.ping_due(self.now.mono) {
+                if c.session.ping_due(self.now.mono) && c.session.outbox.control_len() >= CONTROL_BYTES_MAX {
+                    self.handle_unread(conn);
+                } else if c.session.ping_due(self.now.mono) {
                     let nonce = self.rng.u64(..);
                     self.control(conn, 0, FrameType::Ping, &Ping { nonce });
                     // Counts as sent: a peer that does not read is found out by its silence, not by more pings.
@@ -293,11 +320,24 @@ impl Broker {
         self.arm_session(conn);
     }
 
+    /// A heartbeat passed in which a peer took nothing of a full outbox. It is not read from, so its silence says
+    /// nothing: not reading for three heartbeats is its end.
+    fn handle_unread(&mut self, conn: ConnId) {
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        c.session.handle_sent(self.now.mono);
+        c.unread_pings += 1;
+        if c.unread_pings >= UNREAD_PINGS_MAX {
+            self.fail(conn, Code::SlowReader, "the peer does not read its answers");
+        }
+    }
+
     fn arm_session(&mut self, conn: ConnId) {
         let frame_timeout_ms = self.settings.limits.frame_timeout_ms;
         if let Some(c) = self.conns.get(&conn) {
-            // A later deadline is found when the earlier timer rings: the hot path does not move timers.
-            self.timers.set_earlier(Timer::Session(conn), c.session.poll_timeout(frame_timeout_ms));
+            // A later deadline is found when the earlier timer rings: the hot path does not move timers. One that has passed
+            // rings again a little later: not within the same look at the timers, which would never end.
+            let at = c.session.poll_timeout(frame_timeout_ms).max(self.now.mono.plus_ms(1));
+            self.timers.set_earlier(Timer::Session(conn), at);
         }
     }
 
@@ -424,11 +464,11 @@ impl Broker {
 
     /// Asks the edge to look at a connection.
     pub(super) fn wake(&mut self, conn: ConnId) {
-        if let Some(c) = self.conns.get_mut(&conn) {
-            if !c.woken {
-                c.woken = true;
-                self.effects.push_back(Effect::Wake { conn });
-            }
+        if let Some(c) = self.conns.get_mut(&conn)
+            && !c.woken
+        {
+            c.woken = true;
+            self.effects.push_back(Effect::Wake { conn });
         }
     }
 
@@ -442,7 +482,7 @@ impl Broker {
         let behind = self.disk.pending_bytes() >= self.settings.store.pending_bytes_max as usize;
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let s = &mut c.session;
-        let publishing = s.unacked_messages > 0;
+        let publishing = !s.publishers.is_empty();
         let hold = matches!(s.phase, Phase::Closing(_))
             || s.unacked_messages >= limits.window_messages
             || s.unacked_bytes >= u64::from(limits.window_bytes)
@@ -455,6 +495,9 @@ impl Broker {
         }
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session.held = hold;
+            if hold && behind && !std::mem::replace(&mut c.waits_for_store, true) {
+                self.disk.held.push(conn);
+            }
         }
     }
 

@@ -8,14 +8,23 @@ use crate::store::{Reader, StoreError};
 use crate::wire::Code;
 
 /// How the durable store is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Health {
     low: bool,
     failed: bool,
     /// The reserve was given up.
     spent: bool,
+    /// The reserve was asked for and not given up since.
+    reserved: bool,
     pub(super) free_bytes: u64,
     pub(super) file_bytes: u64,
+}
+
+impl Default for Health {
+    /// Well, and with space, until told otherwise.
+    fn default() -> Self {
+        Self { low: false, failed: false, spent: false, reserved: false, free_bytes: u64::MAX, file_bytes: 0 }
+    }
 }
 
 impl Health {
@@ -75,13 +84,20 @@ impl Broker {
                     s.alarm_priority
                 );
             }
-        } else if self.health.low && free >= s.free_high_bytes + reserve {
+        } else if self.health.low && free >= s.free_high_bytes.saturating_add(reserve) {
             self.health.low = false;
             log::info!("storage has space again ({free} bytes free): all messages are taken");
-            if self.health.spent && !self.health.failed {
-                self.health.spent = false;
-                self.effects.push_back(Effect::Reserve { present: true });
-            }
+        }
+        // Before the first shortage as after each: what acknowledgements go on with must be there when space ends.
+        let h = &mut self.health;
+        if h.low || h.failed || h.reserved {
+            return;
+        }
+        if s.reserve_bytes == 0 {
+            h.spent = false;
+        } else if free >= s.free_high_bytes.saturating_add(s.reserve_bytes) {
+            (h.reserved, h.spent) = (true, false);
+            self.effects.push_back(Effect::Reserve { present: true });
         }
     }
 
@@ -90,7 +106,7 @@ impl Broker {
         self.counters.commit_errors += 1;
         if matches!(error, StoreError::Full(_)) {
             self.health.low = true;
-            self.health.spent = true;
+            (self.health.spent, self.health.reserved) = (true, false);
             self.effects.push_back(Effect::Reserve { present: false });
         }
         self.health.failed = true;

@@ -253,6 +253,10 @@ impl Broker {
 
     fn send_retained(&mut self, conn: ConnId, stream: u32, filter: &str, rows: &[(Bytes, Bytes)]) {
         let Ok(parsed) = Filter::parse(filter) else { return };
+        if self.subscription_mut(conn, stream).is_none() {
+            // It ended while they were read.
+            return;
+        }
         for (_, value) in rows {
             let Some((stored, bytes)) = value.split_first_chunk::<8>() else { continue };
             let stored_ms = u64::from_be_bytes(*stored);
@@ -264,11 +268,11 @@ impl Broker {
             let item = LiveItem { stored_ms, lane: record.priority.get(), ..LiveItem::default() };
             self.deliver_now(conn, stream, item_flag::RETAINED, item, bytes);
         }
-        if rows.len() >= RETAINED_ROWS {
-            if let Some((last, _)) = rows.last() {
-                let next = [&last[..], &[0]].concat();
-                self.prime_retained(conn, stream, filter, next.into());
-            }
+        if rows.len() >= RETAINED_ROWS
+            && let Some((last, _)) = rows.last()
+        {
+            let next = [&last[..], &[0]].concat();
+            self.prime_retained(conn, stream, filter, next.into());
         }
         self.primed(conn, stream);
     }
@@ -276,8 +280,12 @@ impl Broker {
     fn finish_history(&mut self, prime: PrimeHistory, found: Vec<Past>, complete: bool) {
         let PrimeHistory { conn, stream, epoch, newest, limit, .. } = prime;
         debug_assert!(found.len() <= limit as usize);
-        let is_request =
-            self.conns.get(&conn).is_some_and(|c| matches!(c.session.streams.get(&stream), Some(Stream::History)));
+        let is_request = match self.conns.get(&conn).and_then(|c| c.session.streams.get(&stream)) {
+            Some(Stream::History) => true,
+            Some(Stream::Subscription(_)) => false,
+            // It ended while its history was read.
+            _ => return,
+        };
         if !is_request {
             self.done(conn, stream, epoch, newest, complete);
         }
@@ -349,11 +357,15 @@ impl Broker {
         let waiting = self.waiting_bytes(conn);
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let too_large = record.len() > c.session.peer_message_bytes_max as usize;
-        let paused = self.subscription_mut(conn, stream).is_some_and(|s| s.paused);
+        let (paused, lost) = self.subscription_mut(conn, stream).map_or((false, 0), |s| (s.paused, s.dropped));
         // A message larger than the whole outbox still passes when nothing else waits.
         if too_large || paused || (waiting > 0 && waiting + record.len() > limit) {
             self.drop_slow(conn, stream, record.len());
             return;
+        }
+        if lost > 0 {
+            // The gap is told where it is: before what follows it.
+            self.tell_dropped(conn);
         }
         self.counters.fanned_out += 1;
         self.item(conn, stream, item.epoch, 0, &item.deliver(flags, record));
@@ -378,12 +390,13 @@ impl Broker {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let mut told = Vec::new();
         for (stream, s) in &mut c.session.streams {
-            if let Stream::Subscription(s) = s {
-                if s.dropped > 0 && !s.paused {
-                    let code = Code::SlowReader as u16;
-                    told.push((*stream, Dropped { count: s.dropped, bytes: s.dropped_bytes, code }));
-                    (s.dropped, s.dropped_bytes) = (0, 0);
-                }
+            if let Stream::Subscription(s) = s
+                && s.dropped > 0
+                && !s.paused
+            {
+                let code = Code::SlowReader as u16;
+                told.push((*stream, Dropped { count: s.dropped, bytes: s.dropped_bytes, code }));
+                (s.dropped, s.dropped_bytes) = (0, 0);
             }
         }
         for (stream, head) in told {

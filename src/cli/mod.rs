@@ -6,6 +6,7 @@ mod connect;
 mod consume;
 mod exit;
 mod generate;
+pub mod load;
 mod messages;
 mod output;
 mod publish;

@@ -6,12 +6,14 @@ use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
 /// Monotonic milliseconds since the first call in this process.
+#[expect(clippy::disallowed_methods, reason = "a program that uses the client has no runtime room")]
 pub(super) fn now_ms() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
 /// Milliseconds since 1970 by the system's clock, 0 before.
+#[expect(clippy::disallowed_methods, reason = "a program that uses the client has no runtime room")]
 pub(super) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -30,22 +30,28 @@ use crate::runtime::{clock, disk, entropy, limits};
 use crate::schedule::SteadyWall;
 use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, Table, schema};
 use crate::transport::{BoxStream, Listener, accept_forever};
+use crate::wire::{self, Code, ErrorHead, FrameType};
 use conductor::{Conductor, Memory, Parts};
 use connection::Connection;
 use folder::ReadyFile;
 use inbox::{Inbox, Notice};
 use shared::Shared;
 use smol::LocalExecutor;
+use smol::io::AsyncWrite;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use worker::Worker;
 
 /// Connections over the limit that are told so at the same time.
 const REFUSALS_MAX: usize = 64;
+/// What those are told to wait, in milliseconds.
+const RETRY_CONNECT_MS: u32 = 5_000;
 /// A refusal for want of room is said this often, in milliseconds.
 const SAY_EVERY_MS: u64 = 60_000;
 
@@ -264,19 +270,35 @@ fn admission<M: Machine + 'static>(
     move |stream, peer| {
         let Some(executor) = executor.upgrade() else { return };
         let max = shared.machine.borrow().settings().limits.connections_max;
-        // The machine tells those just over its limit why it closes them; a flood is turned away without a word.
+        // The machine tells those just over its limit why it closes them, and waits for its words to arrive; of a flood
+        // each gets the same words if its socket takes them at once, and costs no task.
         if shared.connections() >= max as usize + REFUSALS_MAX {
             let now = clock::mono();
             if said.get().is_none_or(|at| now.ms_since(at) >= SAY_EVERY_MS) {
                 said.set(Some(now));
                 log::warn!("a connection was refused: limits.connections_max = {max} are open");
             }
+            turn_away(stream);
             return;
         }
         let conn = shared.number();
         log::debug!("connection {} from {peer:?}", conn.0);
         shared.handle(Event::Opened { conn, peer });
         executor.spawn(Connection::new(Rc::clone(&shared), conn, stream)).detach();
+    }
+}
+
+/// Says why, as far as the socket takes it at once, and closes.
+fn turn_away(mut stream: BoxStream) {
+    let detail = "the broker has as many connections as it may: try later";
+    let head = ErrorHead { code: Code::TooManyConnections as u16, retry_after_ms: RETRY_CONNECT_MS, detail };
+    let mut frame = Vec::new();
+    wire::append(&mut frame, FrameType::Error, 0, 0, Some(&head), &[]);
+    wire::seal(&mut frame, 0);
+    let mut cx = Context::from_waker(Waker::noop());
+    // Best effort: there is nobody to wait for it.
+    if let Poll::Ready(Ok(_)) = Pin::new(&mut stream).poll_write(&mut cx, &frame) {
+        let _ = Pin::new(&mut stream).poll_close(&mut cx);
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::{Fault, Records, Request};
 use crate::wire::{
-    Ack, Batch, BatchItems, Cancel, Code, Consume, Credit, FLAG_CONT, FLAG_MORE, FilterItems, Frame, FrameType, Header,
-    Hello, History, Nack, Ping, Publish, Request as Ask, Response, Subscribe, WireError,
+    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, FLAG_CONT, FLAG_MORE, FilterItems, Frame,
+    FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth, Request as Ask, Response,
+    Resume, Subscribe, Unsubscribe, WireError,
 };
 use std::collections::HashMap;
 
@@ -12,7 +13,8 @@ use std::collections::HashMap;
 pub struct Native {
     sequence: u32,
     assembling: HashMap<(u32, u8), Assembly>,
-    assembling_bytes: usize,
+    /// What all of them are charged together.
+    charged_bytes: usize,
 }
 
 /// A chunked message under way, or whole.
@@ -22,7 +24,13 @@ pub struct Assembly {
     head: Vec<u8>,
     payload: Vec<u8>,
     total: usize,
+    /// What it takes of the budget: all it may ever hold, and itself.
+    charge: usize,
 }
+
+/// What an assembly costs beside its head and payload, in bytes: the entry of the table and two allocations.
+const ASSEMBLY_BYTES: usize = 256;
+const _: () = assert!(ASSEMBLY_BYTES >= size_of::<((u32, u8), Assembly)>() + 128);
 
 /// What a frame led to.
 #[derive(Debug)]
@@ -60,24 +68,30 @@ impl Native {
         }
         let key = (header.stream, header.kind as u8);
         if header.flags & FLAG_CONT == 0 {
-            let assembly =
-                Assembly { header, head: frame.head.to_vec(), payload: frame.payload.to_vec(), total: total(&frame)? };
-            if self.assembling_bytes + assembly.total > budget {
-                return Err(Fault::new(
-                    Code::ReassemblyBudget,
-                    "chunked messages under way exceed this connection's budget: send fewer at a time",
-                ));
-            }
-            if assembly.payload.len() > assembly.total {
-                return Err(WireError::Payload(header.kind as u8).into());
-            }
-            self.assembling_bytes += assembly.total;
-            if self.assembling.insert(key, assembly).is_some() {
+            if self.assembling.contains_key(&key) {
                 return Err(Fault::new(
                     Code::FlagsContradict,
                     "a chunked message began before the last of this stream and type was complete",
                 ));
             }
+            let total = total(&frame)?;
+            let charge = total.checked_add(frame.head.len() + ASSEMBLY_BYTES);
+            let charged = charge.and_then(|charge| self.charged_bytes.checked_add(charge));
+            // The overhead counts from the second message on: one of the whole budget is always taken.
+            let over = |charged: usize| charged > budget && (self.charged_bytes > 0 || total > budget);
+            let (Some(charge), Some(charged)) = (charge, charged.filter(|charged| !over(*charged))) else {
+                return Err(Fault::new(
+                    Code::ReassemblyBudget,
+                    "chunked messages under way exceed this connection's budget: send fewer at a time",
+                ));
+            };
+            if frame.payload.len() > total {
+                return Err(WireError::Payload(header.kind as u8).into());
+            }
+            let assembly =
+                Assembly { header, head: frame.head.to_vec(), payload: frame.payload.to_vec(), total, charge };
+            self.charged_bytes = charged;
+            self.assembling.insert(key, assembly);
             return Ok(Accepted::Nothing);
         }
         let Some(assembly) = self.assembling.get_mut(&key) else {
@@ -86,12 +100,14 @@ impl Native {
         if assembly.payload.len() + frame.payload.len() > assembly.total {
             return Err(WireError::Payload(header.kind as u8).into());
         }
+        // Never more than was charged: a vector left to itself would double.
+        assembly.payload.reserve_exact(assembly.total - assembly.payload.len());
         assembly.payload.extend_from_slice(frame.payload);
         if header.flags & FLAG_MORE != 0 {
             return Ok(Accepted::Nothing);
         }
         let assembly = self.assembling.remove(&key).expect("found above");
-        self.assembling_bytes -= assembly.total;
+        self.charged_bytes -= assembly.charge;
         Ok(Accepted::Assembled(assembly))
     }
 }
@@ -132,7 +148,14 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
             bare()?;
             Request::Hello(frame.head::<Hello<'_>>()?)
         }
-        FrameType::Auth | FrameType::Reauth => Request::Auth,
+        FrameType::Auth => {
+            frame.head::<Auth<'_>>()?;
+            Request::Auth
+        }
+        FrameType::Reauth => {
+            frame.head::<Reauth<'_>>()?;
+            Request::Auth
+        }
         FrameType::Publish => {
             let head: Publish = frame.head()?;
             whole(head.total)?;
@@ -152,7 +175,10 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
             bare()?;
             Request::Subscribe(stream, frame.head::<Subscribe<'_>>()?)
         }
-        FrameType::Unsubscribe => Request::Unsubscribe(stream),
+        FrameType::Unsubscribe => {
+            frame.head::<Unsubscribe>()?;
+            Request::Unsubscribe(stream)
+        }
         FrameType::Consume => {
             let head: Consume<'_> = frame.head()?;
             let filters = FilterItems::parse(payload, head.filters)?;
@@ -161,8 +187,14 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
         FrameType::Ack => Request::Ack(stream, frame.head::<Ack>()?),
         FrameType::Nack => Request::Nack(stream, frame.head::<Nack<'_>>()?),
         FrameType::Credit => Request::Credit(stream, frame.head::<Credit>()?),
-        FrameType::Pause => Request::Pause(stream),
-        FrameType::Resume => Request::Resume(stream),
+        FrameType::Pause => {
+            frame.head::<Pause>()?;
+            Request::Pause(stream)
+        }
+        FrameType::Resume => {
+            frame.head::<Resume>()?;
+            Request::Resume(stream)
+        }
         FrameType::History => Request::History(stream, frame.head::<History<'_>>()?),
         FrameType::Request => {
             let head: Ask<'_> = frame.head()?;
@@ -176,8 +208,18 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
         }
         FrameType::Cancel => Request::Cancel(stream, frame.head::<Cancel>()?),
         FrameType::Ping => Request::Ping(frame.head::<Ping>()?.nonce),
-        FrameType::Pong | FrameType::Goaway => Request::Alive,
-        FrameType::Close => Request::Close,
+        FrameType::Pong => {
+            frame.head::<Pong>()?;
+            Request::Alive
+        }
+        FrameType::Goaway => {
+            frame.head::<Goaway<'_>>()?;
+            Request::Alive
+        }
+        FrameType::Close => {
+            frame.head::<Close<'_>>()?;
+            Request::Close
+        }
         FrameType::Welcome
         | FrameType::Ok
         | FrameType::Error
@@ -203,8 +245,12 @@ mod tests {
     }
 
     fn feed(native: &mut Native, bytes: &[u8]) -> Result<Option<Vec<u8>>, Code> {
+        feed_within(native, bytes, 1_000)
+    }
+
+    fn feed_within(native: &mut Native, bytes: &[u8], budget: usize) -> Result<Option<Vec<u8>>, Code> {
         let Ok(Decoded::Frame(frame, _)) = decode(bytes, 1 << 20) else { panic!("a whole frame") };
-        let request = native.accept(frame, 1_000).map_err(|f| f.code)?;
+        let request = native.accept(frame, budget).map_err(|f| f.code)?;
         let payload = |r: Request<'_>| match r {
             Request::Publish { mut records, .. } => records.next().map(<[u8]>::to_vec),
             _ => None,
@@ -226,7 +272,7 @@ mod tests {
         assert_eq!(feed(&mut n, &frame(FLAG_MORE, 0, Some(&head(5)), b"ab")), Ok(None));
         assert_eq!(feed(&mut n, &frame(FLAG_MORE | FLAG_CONT, 1, None, b"cd")), Ok(None));
         assert_eq!(feed(&mut n, &frame(FLAG_CONT, 2, None, b"e")), Ok(Some(b"abcde".to_vec())));
-        assert_eq!(n.assembling_bytes, 0);
+        assert_eq!(n.charged_bytes, 0);
     }
 
     #[test]
@@ -244,6 +290,40 @@ mod tests {
         assert_eq!(lies(&[begun.clone(), frame(FLAG_MORE, 1, Some(&head(3)), b"x")]), Some(Code::FlagsContradict));
         assert_eq!(lies(&[begun, frame(FLAG_CONT, 5, None, b"yz")]), Some(Code::BadSequence));
         assert_eq!(lies(&[frame(0, 0, Some(&head(2)), b"x")]), Some(Code::BadPayload));
+    }
+
+    #[test]
+    fn tiny_totals_on_ever_new_streams_are_charged_for_their_heads() {
+        const BUDGET: usize = 64 * 1_024;
+        let mut n = Native::default();
+        let channel = "c".repeat(1_024);
+        let properties = [0; 2_048];
+        let begun = (0..u32::MAX).map(|i| {
+            let head = Ask { channel: &channel, deadline_ms: 0, total: 1, properties: &properties };
+            let mut out = vec![0; 4_096];
+            let len = encode(&mut out, FLAG_MORE, 1 + i, i, &head, &[]).expect("fits");
+            feed_within(&mut n, &out[..len], BUDGET)
+        });
+        let taken = begun.take_while(Result::is_ok).count();
+        assert!((1..=BUDGET / 3_072).contains(&taken), "{taken} heads of 3 KiB within 64 KiB");
+        let held: usize = n.assembling.values().map(|a| a.head.len() + a.total + size_of::<Assembly>()).sum();
+        assert!(held <= BUDGET, "{held}");
+    }
+
+    #[test]
+    fn totals_that_would_wrap_the_sum_are_over_the_budget() {
+        let mut n = Native { charged_bytes: usize::MAX - 100, ..Native::default() };
+        let wraps = frame(FLAG_MORE, 0, Some(&head(u32::MAX)), b"x");
+        assert_eq!(feed_within(&mut n, &wraps, usize::MAX), Err(Code::ReassemblyBudget));
+    }
+
+    #[test]
+    fn one_message_of_the_whole_budget_is_taken_and_no_second_beside_it() {
+        let mut n = Native::default();
+        assert_eq!(feed(&mut n, &frame(FLAG_MORE, 0, Some(&head(1_000)), b"x")), Ok(None));
+        let mut second = vec![0; 256];
+        let len = encode(&mut second, FLAG_MORE, 8, 1, &head(1), &[]).expect("fits");
+        assert_eq!(feed(&mut n, &second[..len]), Err(Code::ReassemblyBudget));
     }
 
     #[test]

@@ -143,6 +143,8 @@ impl<S> Session<S> {
     pub fn close(&mut self, now: Mono) {
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Closing(now.plus_ms(CLOSE_LINGER_MS));
+            // Nothing more is read: a frame that was late before is not late again.
+            self.frame_began = None;
         }
     }
 
@@ -236,6 +238,18 @@ mod tests {
         }
         assert_eq!(s.overdue(Mono(10_000_000), 10_000), Some(Overdue::Frame));
         assert_eq!(s.poll_timeout(10_000), Mono(10_000_000));
+    }
+
+    #[test]
+    fn a_closing_session_waits_for_its_linger_alone() {
+        let mut s = open(1_000);
+        s.partial = vec![0; 5];
+        s.handle_frame_state(Mono(0), true, false);
+        assert_eq!(s.overdue(Mono(10_000_000), 10_000), Some(Overdue::Silence));
+        s.close(Mono(10_000_000));
+        let end = Mono(10_000_000).plus_ms(CLOSE_LINGER_MS);
+        assert_eq!((s.overdue(Mono(10_000_000), 10_000), s.poll_timeout(10_000)), (None, end));
+        assert_eq!(s.overdue(end, 10_000), Some(Overdue::Linger));
     }
 
     #[test]
