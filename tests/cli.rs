@@ -296,9 +296,9 @@ fn a_store_is_checked_and_compacted_when_no_broker_has_it() {
     broker.run(7, &["serve", "--data", &data, "--listen", "127.0.0.1:0"]);
     broker.kill();
     let checked = broker.json(&["store", "check", "--data", &data]);
-    assert_eq!((&checked["whole"], &checked["clean"]), (&Value::from(true), &Value::from(false)), "{checked}");
+    assert_eq!((&checked["whole"], &checked["closed"]), (&Value::from(true), &Value::from(false)), "{checked}");
     broker.run(0, &["store", "compact", "--data", &data]);
-    assert_eq!(broker.json(&["store", "check", "--data", &data])["clean"], true);
+    assert_eq!(broker.json(&["store", "check", "--data", &data])["closed"], true);
     let file = broker.data().join("store.redb");
     let mut bytes = fs::read(&file).expect("the store");
     bytes[4_096..8_192].fill(0x55);

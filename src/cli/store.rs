@@ -3,10 +3,10 @@
 use super::Global;
 use super::exit::{CliError, Exit};
 use super::output;
-use super::units::show_bytes;
+use super::units::{show_bytes, show_count};
 use crate::config::Settings;
 use crate::daemon::pick_folder;
-use crate::store::{STORE_NAME, compact};
+use crate::store::{STORE_NAME, check, compact};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -49,18 +49,29 @@ impl Store {
         match self {
             Self::Check(data) => {
                 let folder = data.folder()?;
-                let checked = crate::store::check(&folder)?;
+                let report = check(&folder)?;
                 if global.json {
-                    output::json(
-                        &json!({"folder": folder, "whole": true, "clean": checked.clean, "bytes": checked.bytes}),
-                    )?;
+                    output::json(&json!({
+                        "folder": folder, "whole": report.problems.is_empty(), "closed": report.closed,
+                        "file_bytes": report.file_bytes, "position": report.position.0, "queues": report.queues,
+                        "blocks": report.blocks, "messages": report.messages, "rows": report.rows,
+                        "bodies": report.bodies, "problems": report.problems,
+                    }))?;
                 } else {
-                    let how = if checked.clean {
-                        "closed in order"
-                    } else {
-                        "not closed; it will be repaired at the next start"
-                    };
-                    output::line(format!("the store is whole, {}, {how}", show_bytes(checked.bytes)))?;
+                    for problem in &report.problems {
+                        output::line(problem)?;
+                    }
+                    let how = if report.closed { "closed in order" } else { "not closed: the next start repairs it" };
+                    output::line(format!(
+                        "{}, {} messages in {} queues, {how}",
+                        show_bytes(report.file_bytes),
+                        show_count(report.messages),
+                        report.queues,
+                    ))?;
+                }
+                if !report.problems.is_empty() {
+                    let text = "the store is damaged: the next start sets it aside where it cannot be repaired";
+                    return Err(CliError::new(Exit::Store, text));
                 }
             }
             Self::Compact(data) => {

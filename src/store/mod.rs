@@ -27,8 +27,7 @@ pub use check::{Report, check, check_on};
 pub use committer::{CommitEvent, Committer, Notify, Reopen};
 pub use memory::MemoryStore;
 pub use open::{
-    CACHE_BYTES_DEFAULT, Checked, Compacted, Finding, OpenOptions, Opened, STORE_NAME, check, compact, compact_on,
-    open, open_on,
+    CACHE_BYTES_DEFAULT, Compacted, Finding, OpenOptions, Opened, STORE_NAME, compact, compact_on, open, open_on,
 };
 pub use ops::{Batch, Op, QueueKey, Table};
 pub use read::{Past, ReadRequest, ReadResult, perform};

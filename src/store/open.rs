@@ -167,31 +167,6 @@ fn explain(error: io::Error, place: &str) -> StoreError {
     }
 }
 
-/// A store that was found whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Checked {
-    /// Whether it was closed in order; else the next start repairs it.
-    pub clean: bool,
-    /// Size of the database file, in bytes.
-    pub bytes: u64,
-}
-
-/// Reads and verifies the whole store of a folder and changes nothing. The broker must not be running.
-///
-/// # Errors
-/// [`StoreError::Damaged`], [`StoreError::Locked`], [`StoreError::Newer`], [`StoreError::Io`].
-pub fn check(folder: &Path) -> Result<Checked, StoreError> {
-    let place = folder.display().to_string();
-    let disk = RealDisk::existing(folder).map_err(|e| explain(e, &place))?;
-    let Some(_lock) = disk.lock().map_err(|e| explain(e, &place))? else {
-        return Err(StoreError::Locked(format!("{place}: stop the broker first")));
-    };
-    let file = disk.open(STORE_NAME).map_err(|e| explain(e, &place))?;
-    let clean = overlay::look(file.as_ref())? == Header::Closed;
-    drop(overlay::verify(Arc::clone(&file), CACHE_BYTES_DEFAULT)?);
-    Ok(Checked { clean, bytes: file.len().map_err(from_io)? })
-}
-
 /// Sizes of the database file around a compaction, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compacted {
