@@ -72,7 +72,6 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::connect`].
-    #[expect(clippy::disallowed_methods, reason = "the client is driven by one task of its own")]
     pub async fn connect_with(
         address: Address,
         options: Options,

@@ -102,6 +102,13 @@ struct Times {
     latency: Histogram<u64>,
 }
 
+impl Times {
+    fn note(&mut self, ticket: u64, sent_us: u64) {
+        let slots = self.sent_us.len();
+        self.sent_us[ticket as usize % slots] = sent_us;
+    }
+}
+
 /// Connects one publisher; its task ends when the pace does and everything is acknowledged.
 pub(super) async fn publisher(
     executor: &Rc<LocalExecutor<'static>>,
@@ -155,10 +162,7 @@ async fn publish(client: Client, plan: Plan, pace: Pace, times: Arc<Mutex<Times>
             // Waiting for the window is the publisher's time, not the broker's.
             None => (client.send(&message).await?, clock::mono().0),
         };
-        let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
-        let slots = times.sent_us.len();
-        times.sent_us[ticket as usize % slots] = sent_us;
-        drop(times);
+        times.lock().unwrap_or_else(PoisonError::into_inner).note(ticket, sent_us);
         turn += 1;
         if turn == TURN {
             turn = 0;
