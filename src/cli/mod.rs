@@ -6,7 +6,6 @@ mod connect;
 mod consume;
 mod exit;
 mod generate;
-pub mod load;
 mod messages;
 mod output;
 mod publish;
