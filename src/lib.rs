@@ -6,6 +6,9 @@
 #[cfg(feature = "daemon")]
 pub mod broker;
 #[cfg(feature = "daemon")]
+pub mod cli;
+pub mod client;
+#[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod daemon;

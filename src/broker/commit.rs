@@ -6,7 +6,7 @@ use crate::model::{ConnId, Mono, Now, Position, Priority, Volume, Wall};
 use crate::queue::{Freed, Tail};
 use crate::session::{Publisher, RunKind};
 use crate::store::block::{BlockWriter, HistoryLink};
-use crate::store::schema::{self, META_CLOCK, META_COUNTERS};
+use crate::store::schema::{self, META_CLOCK, META_COUNTERS, META_STOPPED};
 use crate::store::{Batch, Block, Committed, Op, ReadRequest, Table};
 use crate::wire::{DeliverItem, FrameType, PublishAck, PublishNack, item_flag};
 use bytes::Bytes;
@@ -28,6 +28,8 @@ pub(super) struct VolumeState {
     /// The clock as stored.
     pub(super) clock: Wall,
     pub(super) clock_due: bool,
+    /// The next commit is the last of an orderly stop.
+    stopped_row: bool,
     /// Sessions that are not read from until this store catches up.
     pub(super) held: Vec<ConnId>,
 }
@@ -116,6 +118,7 @@ impl VolumeState {
             after: Vec::new(),
             clock: Wall(0),
             clock_due: false,
+            stopped_row: false,
             held: Vec::new(),
         }
     }
@@ -145,8 +148,9 @@ impl VolumeState {
         self.gathering.ops.push(op);
     }
 
-    /// A publish waits for the next commit.
+    /// A message waits for the next commit.
     pub(super) fn urge(&mut self, now: Mono) {
+        self.gathering.messages += 1;
         self.gathering.urgent.get_or_insert(now);
     }
 
@@ -155,10 +159,15 @@ impl VolumeState {
         self.gathering.lazy.get_or_insert(now);
     }
 
-    /// Tells this publisher when the next commit is durable.
-    pub(super) fn watch(&mut self, publisher: (ConnId, u32)) {
-        if self.gathering.publishers.last() != Some(&publisher) {
-            self.gathering.publishers.push(publisher);
+    /// Tells this publisher when the commit of this position is durable; that is the one under way (for a duplicate)
+    /// or the next.
+    pub(super) fn watch(&mut self, publisher: (ConnId, u32), position: Position) {
+        let publishers = match &mut self.flight {
+            Some(flight) if position <= flight.position => &mut flight.publishers,
+            _ => &mut self.gathering.publishers,
+        };
+        if publishers.last() != Some(&publisher) {
+            publishers.push(publisher);
         }
     }
 
@@ -174,7 +183,6 @@ impl VolumeState {
     }
 
     /// Adds a message to the end of a lane.
-    #[expect(clippy::too_many_arguments, reason = "a message is what it is; a struct would only be unpacked here")]
     pub(super) fn append(
         &mut self,
         mount: &Mount,
@@ -198,7 +206,6 @@ impl VolumeState {
         block.shared |= body.is_some();
         g.lanes.insert((queue, lane));
         g.bytes += data.len() + 8;
-        g.messages += 1;
     }
 
     /// Fans a message out once the next commit is durable.
@@ -219,6 +226,12 @@ impl VolumeState {
         }
         let key = mount.queues[queue].key;
         self.gathering.ops.push(Op::Append { queue: key, lane, first, count, block: bytes });
+    }
+
+    /// Everything is written but this: that the stop was in order.
+    pub(super) fn push_stopped(&mut self, now: Mono) {
+        (self.stopped_row, self.clock_due) = (true, true);
+        self.nudge(now);
     }
 
     /// The store failed: forgets all that is not durable.
@@ -331,6 +344,9 @@ impl Broker {
             self.read(volume, waiting, request);
         }
         for conn in held {
+            if let Some(c) = self.conns.get_mut(&conn) {
+                c.waits_for_store = false;
+            }
             self.hold_or_release(conn);
         }
         if volume == Volume::Disk {
@@ -464,6 +480,11 @@ impl VolumeState {
         if std::mem::take(&mut mount.numbers_dirty) {
             let key = Bytes::from_static(META_COUNTERS);
             g.ops.push(Op::Put { table: Table::Meta, key, value: schema::encode(&mount.numbers) });
+        }
+        if std::mem::take(&mut self.stopped_row) {
+            let key = Bytes::from_static(META_STOPPED);
+            let value = Bytes::copy_from_slice(&now.wall.0.to_be_bytes());
+            g.ops.push(Op::Put { table: Table::Meta, key, value });
         }
         if std::mem::take(&mut self.clock_due) {
             self.clock = now.wall;

@@ -21,6 +21,8 @@ pub(super) struct Conn {
     woken: bool,
     /// A consumer stopped because the outbox was full.
     pub(super) starved: bool,
+    /// It is looked at after the next commit, with contract memory by nothing else.
+    pub(super) waits_for_store: bool,
     /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
     unread_pings: u8,
     /// It was told why it ends: nothing more follows.
@@ -81,6 +83,7 @@ impl Broker {
             building,
             woken: false,
             starved: false,
+            waits_for_store: false,
             unread_pings: 0,
             told_end: false,
             over: false,
@@ -473,11 +476,11 @@ impl Broker {
 
     /// Asks the edge to look at a connection.
     pub(super) fn wake(&mut self, conn: ConnId) {
-        if let Some(c) = self.conns.get_mut(&conn) {
-            if !c.woken {
-                c.woken = true;
-                self.effects.push_back(Effect::Wake { conn });
-            }
+        if let Some(c) = self.conns.get_mut(&conn)
+            && !c.woken
+        {
+            c.woken = true;
+            self.effects.push_back(Effect::Wake { conn });
         }
     }
 
@@ -491,7 +494,7 @@ impl Broker {
         let behind = self.disk.pending_bytes() >= self.settings.store.pending_bytes_max as usize;
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let s = &mut c.session;
-        let publishing = s.unacked_messages > 0;
+        let publishing = !s.publishers.is_empty();
         let hold = matches!(s.phase, Phase::Closing(_))
             || s.unacked_messages >= limits.window_messages
             || s.unacked_bytes >= u64::from(limits.window_bytes)
@@ -504,6 +507,9 @@ impl Broker {
         }
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session.held = hold;
+            if hold && behind && !std::mem::replace(&mut c.waits_for_store, true) {
+                self.disk.held.push(conn);
+            }
         }
     }
 

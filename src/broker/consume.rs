@@ -1,26 +1,22 @@
 //! Durable consumers at work: pages in, deliveries out, acknowledgements, retries, dead letters, delayed messages.
 
 use super::conn::Stream;
-use super::mount::{DEAD, dead_settings};
 use super::publish::BROKER_STREAM;
 use super::{Broker, Timer, Waiting};
 use crate::config::Keep;
-use crate::model::limits::{CONSUMER_FILTERS_MAX, NAME_BYTES_MAX, PROPERTIES_BYTES_MAX, PROPERTIES_MAX};
-use crate::model::{Channel, ConnId, Filter, Priority, Properties, Property, Record, Volume, Wall, tag};
+use crate::model::limits::{CONSUMER_FILTERS_MAX, NAME_BYTES_MAX};
+use crate::model::{Channel, ConnId, Filter, Priority, Record, Volume, Wall};
 use crate::protocols::Fault;
-use crate::queue::{Attachment, Consumer, Cursor, Failed, Pending, PendingState};
+use crate::queue::{Attachment, Consumer, Cursor, Failed, PendingState};
 use crate::store::block::{BLOCK_HEADER_BYTES, BlockReader, Entry};
 use crate::store::{Block, Op, ReadRequest, ReadResult, Table, schema};
 use crate::wire::{Ack, Code, Consume, Credit, DeliverItem, FilterItems, Nack, Start, item_flag};
-use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// A page read for a consumer, in bytes.
 const PAGE_BYTES: usize = 64 * 1_024;
 /// Messages one session is given before its competitors have their turn.
 const BURST: usize = 64;
-/// Delayed messages moved at a time.
-const DELAYED_ROWS: usize = 256;
 /// Milliseconds before a failed read is tried again.
 const READ_RETRY_MS: u64 = 1_000;
 
@@ -393,7 +389,6 @@ impl Broker {
         self.progressed(q, c);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a delivery is all of this")]
     fn redeliver(
         &mut self,
         q: usize,
@@ -434,7 +429,7 @@ impl Broker {
     }
 
     fn pump_new(&mut self, q: usize, c: usize, consumer: &mut Consumer) {
-        while consumer.has_room() && !consumer.attachments.is_empty() {
+        while consumer.has_room() && !consumer.attachments.is_empty() && !consumer.owes(self.now.wall) {
             let Some(lane) = self.next_lane(q, consumer) else { return };
             let Some(at) = self.pick(consumer) else { return };
             if !self.position(q, c, consumer, lane) {
@@ -563,7 +558,9 @@ impl Broker {
             }
             let tag = consumer.attachments[at].tag(lane, seq, entry.data.len());
             consumer.deliver_next(lane, id, now.mono);
-            self.item(conn, stream, epoch, tag, &delivery(0, lane, seq, 1, stored, &entry));
+            let suspect = seq < consumer.lane_mut(lane).suspect_below;
+            let flags = if suspect { item_flag::REDELIVERED } else { 0 };
+            self.item(conn, stream, epoch, tag, &delivery(flags, lane, seq, 1, stored, &entry));
             self.counters.delivered += 1;
             if self.waiting_bytes(conn) >= room {
                 break;
@@ -572,134 +569,8 @@ impl Broker {
         consumer.lane_mut(lane).at = Some(place);
     }
 
-    fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
+    pub(super) fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
         self.conns.get(&conn).is_none_or(|c| len <= c.session.peer_message_bytes_max as usize)
-    }
-
-    fn lose(&mut self, q: usize, consumer: &mut Consumer, lane: Priority, seq: u64) {
-        log::error!("queue {:?}: message {seq} cannot be read and is lost", self.mount.queues[q].settings.name);
-        consumer.settle(lane, seq);
-        consumer.lost += 1;
-        self.counters.lost += 1;
-    }
-
-    /// Moves a message to the dead letters and is done with it, in one commit.
-    fn bury(&mut self, q: usize, consumer: &mut Consumer, lane: Priority, seq: u64, pending: Pending, block: &Block) {
-        let Some((_, entry)) = entry_at(block, seq) else {
-            self.lose(q, consumer, lane, seq);
-            return;
-        };
-        let name = self.mount.queues[q].settings.name.clone();
-        if name.starts_with(DEAD) {
-            // A dead letter that dies again stays where it is: there is nothing behind it.
-            consumer.settle(lane, seq);
-            return;
-        }
-        let Ok(record) = Record::decode(entry.data) else {
-            self.lose(q, consumer, lane, seq);
-            return;
-        };
-        let reason = if consumer.attachments.iter().any(|a| !self.fits_peer(a.conn, entry.data.len())) {
-            "larger than its consumer takes"
-        } else {
-            "its attempts were exhausted or it was given up"
-        };
-        let properties = dead_properties(&record, reason, pending.attempts, &name);
-        let dead = self.dead_queue(q);
-        let letter = Record {
-            properties: Properties::parse(&properties).unwrap_or_default(),
-            delay_ms: 0,
-            ttl_ms: 0,
-            retain: false,
-            ..record
-        };
-        let mut bytes = Vec::new();
-        letter.encode_to(&mut bytes);
-        self.append_bounded(dead, &letter, &bytes);
-        consumer.settle(lane, seq);
-        self.counters.dead += 1;
-        log::warn!("queue {name:?}: message {} became a dead letter: {reason}", record.id);
-    }
-
-    /// The queue of a queue's dead letters, made at the first.
-    fn dead_queue(&mut self, q: usize) -> usize {
-        let settings = dead_settings(&self.mount.queues[q].settings);
-        match self.mount.queue(&settings.name) {
-            Some(dead) => dead,
-            None => {
-                let epoch = self.rng.u64(..);
-                self.mount.add_queue(settings, epoch)
-            }
-        }
-    }
-
-    /// Appends a message the broker itself moves: a full queue drops its oldest.
-    pub(super) fn append_bounded(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8]) {
-        let mut freed = Vec::new();
-        let q = &mut self.mount.queues[queue];
-        let before = q.dropped;
-        q.make_room(bytes.len() as u64, Priority::MAX, &mut freed);
-        self.counters.dropped_full += q.dropped - before;
-        if !freed.is_empty() {
-            self.push_freed(queue, &freed);
-        }
-        self.append(queue, record, bytes, None);
-        let (volume, now) = (self.mount.queues[queue].volume, self.now.mono);
-        self.volume_mut(volume).urge(now);
-    }
-
-    pub(super) fn read_delayed(&mut self, queue: usize) {
-        let q = &mut self.mount.queues[queue];
-        if q.delayed.reading || q.delayed.messages == 0 {
-            return;
-        }
-        q.delayed.reading = true;
-        let prefix = Bytes::copy_from_slice(&schema::queue_key(q.key));
-        let request = ReadRequest::Rows {
-            table: Table::Delayed,
-            from: prefix.clone(),
-            prefix,
-            rows_max: DELAYED_ROWS,
-            bytes_max: PAGE_BYTES * 4,
-        };
-        let volume = q.volume;
-        self.read_after_commit(volume, Waiting::Delayed(queue), request);
-    }
-
-    /// Moves what is due into its lane: append and delete are one commit.
-    pub(super) fn handle_delayed(&mut self, queue: usize, result: Option<ReadResult>) {
-        self.mount.queues[queue].delayed.reading = false;
-        let Some(ReadResult::Rows(rows)) = result else {
-            self.timers.set(Timer::Delayed(queue), self.now.mono.plus_ms(READ_RETRY_MS));
-            return;
-        };
-        let full = rows.len() >= DELAYED_ROWS;
-        let mut next = full.then_some(self.now.wall);
-        for (key, bytes) in rows {
-            let Some(due) = key.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes) else { continue };
-            if due > self.now.wall.0 {
-                next = Some(Wall(due));
-                break;
-            }
-            let volume = self.mount.queues[queue].volume;
-            self.volume_mut(volume).push(Op::Delete { table: Table::Delayed, key });
-            let delayed = &mut self.mount.queues[queue].delayed;
-            delayed.messages = delayed.messages.saturating_sub(1);
-            delayed.bytes = delayed.bytes.saturating_sub(bytes.len() as u64);
-            if let Ok(record) = Record::decode(&bytes) {
-                // It was counted from its publish on, so there is room for it.
-                self.append(queue, &record, &bytes, None);
-                let now = self.now.mono;
-                self.volume_mut(volume).urge(now);
-            }
-        }
-        let delayed = &mut self.mount.queues[queue].delayed;
-        delayed.due = if delayed.messages == 0 { None } else { next.or(Some(self.now.wall.plus_ms(50))) };
-        if full {
-            self.read_delayed(queue);
-        } else {
-            self.arm_delayed(queue);
-        }
     }
 
     pub(super) fn check_new_stream(&self, conn: ConnId, stream: u32) -> Result<(), Fault> {
@@ -746,7 +617,7 @@ fn stand(block: &Block, seq: u64) -> Option<Cursor> {
     Some(Cursor { bytes: block.bytes.clone(), base: reader.base(), offset, left: reader.remaining(), seq })
 }
 
-fn entry_at(block: &Block, seq: u64) -> Option<(Wall, Entry<'_>)> {
+pub(super) fn entry_at(block: &Block, seq: u64) -> Option<(Wall, Entry<'_>)> {
     let mut reader = BlockReader::new(&block.bytes)?;
     for _ in block.first..seq {
         reader.next_entry()?;
@@ -779,28 +650,6 @@ fn delivery<'a>(flags: u8, lane: Priority, seq: u64, attempt: u32, stored: Wall,
         stored_ms: stored.0,
         record: entry.data,
     }
-}
-
-/// The properties of a dead letter: its own, as far as there is room, and what became of it.
-fn dead_properties(record: &Record<'_>, reason: &str, attempts: u32, queue: &str) -> Vec<u8> {
-    let attempts = attempts.to_string();
-    let added = [
-        Property { tag: tag::DEAD_REASON, value: reason.as_bytes() },
-        Property { tag: tag::DEAD_ATTEMPTS, value: attempts.as_bytes() },
-        Property { tag: tag::DEAD_QUEUE, value: queue.as_bytes() },
-    ];
-    let own = record.properties.iter().filter(|p| !(tag::DEAD_REASON..=tag::DEAD_QUEUE).contains(&p.tag));
-    let mut out = Vec::new();
-    let mut buffer = vec![0; PROPERTIES_BYTES_MAX];
-    let (mut count, mut written) = (0, 0);
-    for property in added.into_iter().chain(own) {
-        let Ok(n) = Properties::encode_one(property, &mut buffer) else { continue };
-        if count < PROPERTIES_MAX && written + n <= PROPERTIES_BYTES_MAX {
-            out.extend_from_slice(&buffer[..n]);
-            (count, written) = (count + 1, written + n);
-        }
-    }
-    out
 }
 
 /// The channel of a stored record.

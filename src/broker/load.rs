@@ -6,9 +6,11 @@ use crate::config::{Keep, QueueSettings, Settings, Storage};
 use crate::model::{Epoch, MessageId, MountId, Now, Position, Priority, QueueId, Volume, Wall};
 use crate::queue::{Consumer, DedupeWindow, Queue};
 use crate::store::schema::{
-    self, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK, META_COUNTERS, QueueRow,
+    self, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK, META_COUNTERS,
+    META_STOPPED, QueueRow,
 };
-use crate::store::{QueueKey, Reader, StoreError, Table};
+use crate::store::{Op, QueueKey, Reader, StoreError, Table};
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -114,6 +116,13 @@ pub(super) fn load(
         }
     })?;
 
+    let cut_off = reader.get(Table::Meta, META_STOPPED)?.is_none();
+    for queue in &mut mount.queues {
+        let ends: Vec<(Priority, u64)> = queue.lanes().map(|l| (l.priority, l.visible)).collect();
+        for consumer in queue.consumers.iter_mut().flatten().filter(|_| cut_off) {
+            ends.iter().for_each(|(lane, end)| consumer.lane_mut(*lane).suspect_below = *end);
+        }
+    }
     for wanted in &settings.queues {
         if mount.queue(&wanted.name).is_none() {
             let epoch = rng.u64(..);
@@ -145,9 +154,8 @@ impl Broker {
             self.arm_delayed(queue);
             self.release(queue);
         }
-        if self.mount.queues.iter().any(|q| q.dirty && q.volume == Volume::Disk) {
-            self.disk.nudge(self.now.mono);
-        }
+        // From here on a stop that is not in order is one.
+        self.disk.push(Op::Delete { table: Table::Meta, key: Bytes::from_static(META_STOPPED) });
         self.timers.set(Timer::Housekeeping, self.now.mono.plus_ms(HOUSEKEEPING_MS));
     }
 

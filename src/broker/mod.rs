@@ -10,7 +10,9 @@ mod admin;
 mod commit;
 mod conn;
 mod consume;
-mod counters;
+mod dead;
+mod delayed;
+
 mod event;
 mod load;
 mod mount;
@@ -20,7 +22,7 @@ mod storage;
 mod subscribe;
 
 pub use crate::model::Volume;
-pub use counters::Counters;
+pub use crate::observe::Counters;
 pub use event::{Effect, Event, Peer, Transmit};
 
 use crate::config::Settings;
@@ -56,6 +58,7 @@ pub struct Broker {
     ids: u64,
     stopping: Option<Mono>,
     stopped: bool,
+    said_stopped: bool,
 }
 
 /// Every timer there is.
@@ -122,6 +125,7 @@ impl Broker {
             ids: 1,
             stopping: None,
             stopped: false,
+            said_stopped: false,
             settings,
         };
         broker.disk.clock = loaded.clock;
@@ -266,6 +270,12 @@ impl Broker {
             return;
         }
         if !self.stopped && self.disk.is_settled() && self.memory.is_settled() {
+            if !self.said_stopped && !self.health.is_failed() {
+                self.said_stopped = true;
+                self.disk.push_stopped(self.now.mono);
+                self.flush_if_due();
+                return;
+            }
             let open: Vec<ConnId> = self.conns.keys().copied().collect();
             for conn in open {
                 self.close(conn, crate::wire::Code::ShuttingDown, "the broker is stopping");
@@ -278,3 +288,6 @@ impl Broker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 //! A publish: judged whole before anything of it is kept.
 
+use super::Broker;
 use super::commit::LiveItem;
 use super::conn::Stream;
 use super::mount::Route;
-use super::{Broker, Timer};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::model::{ConnId, Position, Record, RecordError, Volume};
 use crate::protocols::{Fault, Records};
@@ -64,7 +64,7 @@ impl Broker {
             Expect::Wrong => fenced = Some(Code::BadPublishNumber),
         }
         let mut bytes = 0;
-        let mut committing = [false; 2];
+        let mut last = [Position(0); 2];
         for (number, record) in (first..first + u64::from(count)).zip(records) {
             bytes += record.len() as u64;
             let verdict = match fenced {
@@ -81,18 +81,16 @@ impl Broker {
                     (RunKind::Nack(code, retry), [Position(0); 2])
                 }
             };
-            committing[0] |= wait[0] > self.disk.durable;
-            committing[1] |= wait[1] > self.memory.durable;
+            last = [last[0].max(wait[0]), last[1].max(wait[1])];
             publisher.push(number, record.len() as u64, kind, wait);
         }
-        // A duplicate of a message under way waits for a commit that this publisher did not take part in.
-        if committing[0] {
-            self.disk.watch((conn, stream));
-            self.disk.urge(self.now.mono);
-        }
-        if committing[1] {
-            self.memory.watch((conn, stream));
-            self.memory.urge(self.now.mono);
+        // A stream is told in order: the last commit it waits for tells the rest.
+        for volume in [Volume::Disk, Volume::Memory] {
+            let position = last[Publisher::slot(volume)];
+            let v = self.volume_mut(volume);
+            if position > v.durable {
+                v.watch((conn, stream), position);
+            }
         }
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session.unacked_messages += count;
@@ -344,29 +342,6 @@ impl Broker {
         };
         v.append(&self.mount, queue, record.priority, seq, now, link, body, data);
         LiveItem { epoch, lane: record.priority.get(), seq, offset: link.map(|l| l.offset), stored_ms: now.0 }
-    }
-
-    fn delay(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8]) {
-        let due = self.now.wall.plus_ms(u64::from(record.delay_ms));
-        self.mount.numbers.delayed += 1;
-        self.mount.numbers_dirty = true;
-        let number = self.mount.numbers.delayed;
-        let q = &mut self.mount.queues[queue];
-        q.delayed.messages += 1;
-        q.delayed.bytes += bytes.len() as u64;
-        q.delayed.due = Some(q.delayed.due.map_or(due, |d| d.min(due)));
-        let key = Bytes::copy_from_slice(&schema::delayed_key(q.key, due, number));
-        let volume = q.volume;
-        self.volume_mut(volume).push(Op::Put { table: Table::Delayed, key, value: Bytes::copy_from_slice(bytes) });
-        self.arm_delayed(queue);
-    }
-
-    pub(super) fn arm_delayed(&mut self, queue: usize) {
-        let delayed = self.mount.queues[queue].delayed;
-        if let (Some(due), false) = (delayed.due, delayed.reading) {
-            let at = self.now.mono.plus_ms(due.ms_since(self.now.wall));
-            self.timers.set(Timer::Delayed(queue), at);
-        }
     }
 
     fn retain(&mut self, record: &Record<'_>, bytes: &[u8]) {

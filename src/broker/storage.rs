@@ -8,7 +8,7 @@ use crate::store::{Reader, StoreError};
 use crate::wire::Code;
 
 /// How the durable store is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Health {
     low: bool,
     failed: bool,
@@ -18,6 +18,13 @@ pub(super) struct Health {
     reserved: bool,
     pub(super) free_bytes: u64,
     pub(super) file_bytes: u64,
+}
+
+impl Default for Health {
+    /// Well, and with space, until told otherwise.
+    fn default() -> Self {
+        Self { low: false, failed: false, spent: false, reserved: false, free_bytes: u64::MAX, file_bytes: 0 }
+    }
 }
 
 impl Health {

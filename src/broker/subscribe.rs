@@ -268,11 +268,11 @@ impl Broker {
             let item = LiveItem { stored_ms, lane: record.priority.get(), ..LiveItem::default() };
             self.deliver_now(conn, stream, item_flag::RETAINED, item, bytes);
         }
-        if rows.len() >= RETAINED_ROWS {
-            if let Some((last, _)) = rows.last() {
-                let next = [&last[..], &[0]].concat();
-                self.prime_retained(conn, stream, filter, next.into());
-            }
+        if rows.len() >= RETAINED_ROWS
+            && let Some((last, _)) = rows.last()
+        {
+            let next = [&last[..], &[0]].concat();
+            self.prime_retained(conn, stream, filter, next.into());
         }
         self.primed(conn, stream);
     }
@@ -390,12 +390,13 @@ impl Broker {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let mut told = Vec::new();
         for (stream, s) in &mut c.session.streams {
-            if let Stream::Subscription(s) = s {
-                if s.dropped > 0 && !s.paused {
-                    let code = Code::SlowReader as u16;
-                    told.push((*stream, Dropped { count: s.dropped, bytes: s.dropped_bytes, code }));
-                    (s.dropped, s.dropped_bytes) = (0, 0);
-                }
+            if let Stream::Subscription(s) = s
+                && s.dropped > 0
+                && !s.paused
+            {
+                let code = Code::SlowReader as u16;
+                told.push((*stream, Dropped { count: s.dropped, bytes: s.dropped_bytes, code }));
+                (s.dropped, s.dropped_bytes) = (0, 0);
             }
         }
         for (stream, head) in told {

@@ -96,6 +96,7 @@ pub fn spawn(settings: Settings) -> Result<Running, ServeError> {
 ///
 /// # Panics
 /// When the thread cannot be started, or panicked before it listened.
+#[expect(clippy::disallowed_methods, reason = "tests need a daemon beside them")]
 pub fn spawn_with<M: Machine + 'static>(
     settings: Settings,
     reload: Option<Box<dyn FnMut() -> Result<Settings, String> + Send>>,

@@ -31,6 +31,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts it.
+    #[expect(clippy::disallowed_methods, reason = "reads block, and the loop must not")]
     pub(super) fn spawn(folder: PathBuf, reader: Box<dyn Reader>, inbox: Inbox) -> io::Result<Self> {
         let (jobs, todo) = channel();
         let thread = Builder::new().name("reader".into()).spawn(move || work(&folder, Some(reader), &inbox, &todo))?;

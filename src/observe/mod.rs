@@ -1,6 +1,6 @@
 //! What the broker tells about itself: its log and its counters.
 
-pub mod counters;
+mod counters;
 pub mod log;
 
-pub use counters::{Counters, DropReason};
+pub use counters::Counters;

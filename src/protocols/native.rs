@@ -88,7 +88,8 @@ impl Native {
             if frame.payload.len() > total {
                 return Err(WireError::Payload(header.kind as u8).into());
             }
-            let assembly = Assembly { header, head: frame.head.to_vec(), payload: frame.payload.to_vec(), total, charge };
+            let assembly =
+                Assembly { header, head: frame.head.to_vec(), payload: frame.payload.to_vec(), total, charge };
             self.charged_bytes = charged;
             self.assembling.insert(key, assembly);
             return Ok(Accepted::Nothing);

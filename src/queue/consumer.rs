@@ -33,6 +33,8 @@ pub struct Consumer {
     pub turn: usize,
     /// Pending messages that are not done.
     pub outstanding: u32,
+    /// Of these, messages whose bytes are being read to be delivered again.
+    pub fetching: u32,
     /// Messages to try again, by time.
     pub waiting: BTreeSet<(Wall, Priority, u64)>,
     /// Whether its row must be written.
@@ -54,6 +56,8 @@ pub struct ConsumerLane {
     pub at: Option<Cursor>,
     /// A page was asked for.
     pub reading: bool,
+    /// Messages below this may have been delivered before the broker was cut off, without its having written it down.
+    pub suspect_below: u64,
 }
 
 /// A place inside a block.
@@ -144,6 +148,7 @@ impl Consumer {
             attachments: Vec::new(),
             turn: 0,
             outstanding: 0,
+            fetching: 0,
             waiting: BTreeSet::new(),
             dirty: true,
             acked: 0,
@@ -255,8 +260,13 @@ impl Consumer {
                 p.delivered = true;
             }
         }
-        if let Some(PendingState::Waiting(due)) = old {
-            self.waiting.remove(&(due, priority, seq));
+        match old {
+            Some(PendingState::Waiting(due)) => drop(self.waiting.remove(&(due, priority, seq))),
+            Some(PendingState::Fetching) => self.fetching -= 1,
+            _ => {}
+        }
+        if old.is_some() && state == PendingState::Fetching {
+            self.fetching += 1;
         }
         if let (Some(_), PendingState::Waiting(due)) = (old, state) {
             self.waiting.insert((due, priority, seq));
@@ -351,6 +361,13 @@ impl Consumer {
         self.outstanding < self.window
     }
 
+    /// Whether something is due again, or being read for it: it goes before anything new, so that what a lost session
+    /// had comes back in order.
+    #[must_use]
+    pub fn owes(&self, now: Wall) -> bool {
+        self.fetching > 0 || self.waiting.first().is_some_and(|(due, ..)| *due <= now)
+    }
+
     /// Messages under way to sessions.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
@@ -360,7 +377,7 @@ impl Consumer {
 
 impl ConsumerLane {
     const fn at(cursor: u64) -> Self {
-        Self { cursor, pending: VecDeque::new(), at: None, reading: false }
+        Self { cursor, pending: VecDeque::new(), at: None, reading: false, suspect_below: 0 }
     }
 
     /// Below this sequence everything is done.

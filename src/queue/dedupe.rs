@@ -112,10 +112,10 @@ impl DedupeWindow {
                 break;
             }
             self.groups.pop_front();
-            if let Some((Volume::Disk, position)) = group.stored {
-                if !self.groups.iter().take(2).any(|g| g.stored == group.stored) {
-                    gone.push(position);
-                }
+            if let Some((Volume::Disk, position)) = group.stored
+                && !self.groups.iter().take(2).any(|g| g.stored == group.stored)
+            {
+                gone.push(position);
             }
         }
         gone

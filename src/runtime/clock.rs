@@ -4,6 +4,7 @@ use crate::model::{Mono, Now, Wall};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+#[expect(clippy::disallowed_methods, reason = "the one place")]
 fn start() -> Instant {
     static START: OnceLock<Instant> = OnceLock::new();
     *START.get_or_init(Instant::now)
@@ -16,6 +17,7 @@ pub fn mono() -> Mono {
 }
 
 /// The machine's wall clock as it stands: it may jump. 0 before 1970.
+#[expect(clippy::disallowed_methods, reason = "the one place")]
 #[must_use]
 pub fn wall() -> Wall {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -59,3 +59,58 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     }
     out.push(value as u8);
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::{Channel, Record, Wall};
+    use crate::store::block::HistoryLink;
+
+    /// A block of three messages, the second and third with a shared body, and the records as they were published.
+    fn shared(payload: &[u8]) -> (Bytes, Vec<Vec<u8>>) {
+        let mut records = Vec::new();
+        let mut block = BlockWriter::new(Wall(5_000));
+        for (n, body) in [(0, None), (1, Some(8)), (2, Some(8))] {
+            let channel = ["a/b", "c", "d/e/f"][n];
+            let payload = if body.is_some() { payload } else { b"own" };
+            let mut record = Vec::new();
+            Record::new(Channel::parse(channel).unwrap(), payload).encode_to(&mut record);
+            let mut length = Vec::new();
+            put_varint(&mut length, payload.len() as u64);
+            let kept = if body.is_some() { record.len() - payload.len() - length.len() } else { record.len() };
+            let link = HistoryLink { offset: n as u64, previous_lane: 0, previous_seq: 0 };
+            block.push(Wall(5_000 + n as u64), Some(link), body, &record[..kept]);
+            records.push(record);
+        }
+        (block.finish(), records)
+    }
+
+    #[test]
+    fn a_restored_block_holds_the_records_as_they_were_published() {
+        for len in [0, 1, 127, 128, 3_000, 100_000] {
+            let payload = vec![7; len];
+            let (block, records) = shared(&payload);
+            let mut found = Vec::new();
+            each(&block, |body| found.push(body));
+            assert_eq!(found, [8, 8]);
+            let whole = restore(&block, |body| Ok((body == 8).then(|| payload.clone().into()))).unwrap();
+            let mut entries = BlockReader::new(&whole).unwrap();
+            for (n, record) in records.iter().enumerate() {
+                let (stored, entry) = entries.next_entry().unwrap();
+                assert_eq!((stored, entry.body, entry.data), (Wall(5_000 + n as u64), None, &record[..]));
+                assert_eq!(entry.history.unwrap().offset, n as u64);
+                assert!(Record::decode(entry.data).is_ok());
+            }
+            assert_eq!((entries.next_entry(), entries.rest_len()), (None, 0));
+        }
+    }
+
+    #[test]
+    fn a_missing_body_and_a_cut_block_are_damage() {
+        let (block, _) = shared(b"payload");
+        assert!(matches!(restore(&block, |_| Ok(None)), Err(StoreError::Damaged(_))));
+        let cut = block.slice(..block.len() - 3);
+        assert!(matches!(restore(&cut, |_| Ok(Some(Bytes::new()))), Err(StoreError::Damaged(_))));
+    }
+}

@@ -47,6 +47,7 @@ impl Committer {
     ///
     /// # Panics
     /// When the system gives no thread: there is no broker without one.
+    #[expect(clippy::disallowed_methods, reason = "the one writing thread")]
     #[must_use]
     pub fn spawn(store: Box<dyn Store>, reopen: Reopen, notify: Notify) -> Self {
         let (sender, receiver) = channel();
@@ -222,5 +223,169 @@ fn tell(notify: &Notify, shares: &[Share], done: Committed) {
             bytes_written: std::mem::take(&mut bytes_written),
             file_bytes: done.file_bytes,
         }));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::FaultyDisk;
+    use super::super::{MemoryStore, Op, OpenOptions, Table, open_on};
+    use super::*;
+    use crate::model::Position;
+    use bytes::Bytes;
+    use std::sync::mpsc::Receiver;
+    use std::sync::{Arc, Mutex};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn batch(position: u64) -> Batch {
+        let key = Bytes::copy_from_slice(&position.to_be_bytes());
+        Batch { position: Position(position), ops: vec![Op::Put { table: Table::Bridge, key, value: Bytes::new() }] }
+    }
+
+    /// A compare-and-put that never matches.
+    fn conflict(position: u64) -> Batch {
+        let mut batch = batch(position);
+        let (key, value) = (Bytes::from_static(b"x"), Bytes::from_static(&[0; 8]));
+        batch.ops.push(Op::CompareAndPut { table: Table::Document, key, expect: Some(9), value, then: 0 });
+        batch
+    }
+
+    fn events() -> (Notify, Receiver<CommitEvent>) {
+        let (sender, receiver) = channel();
+        (Box::new(move |event| sender.send(event).unwrap()), receiver)
+    }
+
+    fn committed(receiver: &Receiver<CommitEvent>) -> Committed {
+        match receiver.recv_timeout(PATIENCE).unwrap() {
+            CommitEvent::Committed(done) => done,
+            CommitEvent::Failed(e) => panic!("failed: {e}"),
+            CommitEvent::Reopened(_) => panic!("reopened"),
+        }
+    }
+
+    fn disk_store(disk: &FaultyDisk) -> Result<Box<dyn Store>, StoreError> {
+        Ok(Box::new(open_on(Arc::new(disk.clone()), &OpenOptions::default())?.store))
+    }
+
+    #[test]
+    fn every_submit_is_answered_in_order_with_its_own_conflicts() {
+        /// Waits in its first commit until it may go on, so that everything else waits as one transaction.
+        struct Gate(MemoryStore, Arc<Mutex<()>>, usize, Arc<Mutex<Vec<usize>>>);
+        impl Store for Gate {
+            fn commit(&mut self, batches: &[Batch]) -> Result<Committed, StoreError> {
+                drop(self.1.lock().unwrap());
+                self.2 += 1;
+                self.3.lock().unwrap().push(batches.len());
+                self.0.commit(batches)
+            }
+            fn reader(&self) -> Box<dyn Reader> {
+                self.0.reader()
+            }
+            fn tidy(&mut self) -> Result<bool, StoreError> {
+                Ok(false)
+            }
+        }
+        let gate = Arc::new(Mutex::new(()));
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let (notify, receiver) = events();
+        let store = Gate(MemoryStore::new(), Arc::clone(&gate), 0, Arc::clone(&sizes));
+        let closed = gate.lock().unwrap();
+        let committer = Committer::spawn(Box::new(store), Box::new(|| panic!("nothing failed")), notify);
+        for n in 0..50u64 {
+            committer.submit(vec![batch(2 * n + 1), conflict(2 * n + 2)]);
+        }
+        drop(closed);
+        for n in 0..50 {
+            let done = committed(&receiver);
+            assert_eq!((done.position, &done.conflicts[..]), (Position(2 * n + 2), &[2][..]));
+        }
+        committer.stop();
+        assert!(receiver.recv().is_err(), "nothing more");
+        let sizes = sizes.lock().unwrap();
+        assert_eq!(sizes.iter().sum::<usize>(), 100);
+        assert!(sizes.len() < 50, "what waits goes into one transaction: {sizes:?}");
+    }
+
+    #[test]
+    fn stop_commits_what_was_submitted_and_closes_the_store() {
+        let disk = FaultyDisk::new();
+        let (notify, receiver) = events();
+        let committer = Committer::spawn(disk_store(&disk).unwrap(), Box::new(|| panic!("nothing failed")), notify);
+        for n in 1..=20 {
+            committer.submit(vec![batch(n)]);
+        }
+        committer.stop();
+        assert_eq!((1..=20).map(|_| committed(&receiver).position.0).max(), Some(20));
+        let opened = open_on(Arc::new(disk), &OpenOptions::default()).unwrap();
+        assert_eq!((opened.store.applied(), &opened.findings[..]), (Position(20), &[][..]));
+    }
+
+    #[test]
+    fn after_a_failure_everything_is_dropped_until_whoever_submits_knows() {
+        let disk = FaultyDisk::new();
+        let (notify, receiver) = events();
+        let again = disk.clone();
+        let committer = Committer::spawn(disk_store(&disk).unwrap(), Box::new(move || disk_store(&again)), notify);
+        committer.submit(vec![batch(1)]);
+        assert_eq!(committed(&receiver).position, Position(1));
+        disk.set_space(Some(1_000));
+        committer.submit(vec![batch(2)]);
+        assert!(matches!(receiver.recv_timeout(PATIENCE).unwrap(), CommitEvent::Failed(StoreError::Full(_))));
+        // Still full: it tries again and again, and what is submitted meanwhile is dropped.
+        committer.submit(vec![batch(3)]);
+        disk.set_space(None);
+        let CommitEvent::Reopened(reader) = receiver.recv_timeout(PATIENCE).unwrap() else { panic!("not reopened") };
+        assert!(reader.get(Table::Bridge, &1u64.to_be_bytes()).unwrap().is_some());
+        // Not heard of yet by whoever submits: dropped as well.
+        committer.submit(vec![batch(4)]);
+        committer.resume();
+        committer.submit(vec![batch(2)]);
+        assert_eq!(committed(&receiver).position, Position(2));
+        assert!(reader.get(Table::Bridge, &2u64.to_be_bytes()).unwrap().is_some());
+        for dropped in [3u64, 4] {
+            assert!(reader.get(Table::Bridge, &dropped.to_be_bytes()).unwrap().is_none());
+        }
+        committer.stop();
+        assert!(receiver.recv().is_err(), "nothing more");
+    }
+
+    #[test]
+    fn it_stops_even_while_the_store_cannot_be_opened() {
+        let disk = FaultyDisk::new();
+        let (notify, receiver) = events();
+        let reopen = Box::new(|| Err(StoreError::Io("gone for good".to_owned())));
+        let committer = Committer::spawn(disk_store(&disk).unwrap(), reopen, notify);
+        disk.fail_writes(true);
+        committer.submit(vec![batch(1)]);
+        assert!(matches!(receiver.recv_timeout(PATIENCE).unwrap(), CommitEvent::Failed(StoreError::Io(_))));
+        committer.stop();
+    }
+
+    #[test]
+    fn it_tidies_when_idle() {
+        struct Untidy(u32, Sender<u32>);
+        impl Store for Untidy {
+            fn commit(&mut self, _: &[Batch]) -> Result<Committed, StoreError> {
+                Ok(Committed::default())
+            }
+            fn reader(&self) -> Box<dyn Reader> {
+                MemoryStore::new().reader()
+            }
+            fn tidy(&mut self) -> Result<bool, StoreError> {
+                self.0 -= 1;
+                self.1.send(self.0).unwrap();
+                Ok(self.0 > 0)
+            }
+        }
+        let (sender, tidied) = channel();
+        let (notify, _events) = events();
+        let committer = Committer::spawn(Box::new(Untidy(3, sender)), Box::new(|| panic!("nothing failed")), notify);
+        for left in [2, 1, 0] {
+            assert_eq!(tidied.recv_timeout(PATIENCE).unwrap(), left);
+        }
+        committer.stop();
+        assert!(tidied.recv().is_err(), "no more once it is tidy");
     }
 }

@@ -210,7 +210,11 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data().inspect_err(|_| {
+            // Linux then calls pages clean that never reached the disk, and goes on showing them. Forgotten, so that
+            // whoever opens the file anew reads what is really there.
+            let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

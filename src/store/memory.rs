@@ -3,7 +3,7 @@
 use super::apply::{Revision, Target, apply_all, last_position};
 use super::bodies::restore;
 use super::ops::{Batch, Op, QueueKey, Table};
-use super::schema::{lane_key, queue_key};
+use super::schema::{META_APPLIED, lane_key, queue_key};
 use super::{Block, Committed, Reader, Store, StoreError};
 use crate::model::{MountId, Position, Priority};
 use bytes::Bytes;
@@ -55,6 +55,9 @@ impl Store for MemoryStore {
         let mut maps = self.write();
         let before = maps.bytes;
         let conflicts = apply_all(batches, &mut *maps)?;
+        if let Some(position) = last_position(batches) {
+            maps.put(Table::Meta, META_APPLIED, &position.0.to_be_bytes());
+        }
         let file_bytes = maps.bytes;
         drop(maps);
         self.applied = last_position(batches).unwrap_or(self.applied);

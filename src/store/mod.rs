@@ -6,6 +6,7 @@
 mod apply;
 pub mod block;
 mod bodies;
+mod check;
 mod committer;
 pub mod encoding;
 pub mod file;
@@ -15,12 +16,14 @@ mod ops;
 mod overlay;
 mod read;
 mod redb;
+mod redb_reader;
 pub mod schema;
 #[doc(hidden)]
 pub mod testing;
 mod trims;
 
 pub use self::redb::{OpenedFile, RedbStore};
+pub use check::{Report, check, check_on};
 pub use committer::{CommitEvent, Committer, Notify, Reopen};
 pub use memory::MemoryStore;
 pub use open::{

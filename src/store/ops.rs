@@ -88,7 +88,8 @@ pub enum Op {
         /// The payload.
         bytes: Bytes,
     },
-    /// Messages below this sequence are gone. The store deletes whole blocks when it sees fit.
+    /// Messages below this sequence are gone. The store deletes whole blocks when it sees fit; the batch must also put
+    /// the queue's row with the new head, from which the trim is found again after a start.
     Trim {
         /// The queue.
         queue: QueueKey,
@@ -115,7 +116,7 @@ pub enum Op {
         /// The value.
         value: Bytes,
     },
-    /// A row removed, if it is there.
+    /// A row removed, if it is there. With a queue's row all blocks of the queue go, too; its other rows do not.
     Delete {
         /// The table.
         table: Table,

@@ -21,7 +21,11 @@ const SECOND_SLOT_IS_PRIMARY: u8 = 1;
 const RECOVERY_REQUIRED: u8 = 2;
 const TWO_PHASE_COMMIT: u8 = 4;
 const SLOTS_AT: [usize; 2] = [64, 192];
-const SLOT_BYTES: usize = 128;
+/// In a slot: whether there is a tree of tables, and of redb's own tables; first bytes of their roots' checksums.
+const USER_TREE_AT: usize = 1;
+const SYSTEM_TREE_AT: usize = 2;
+const USER_CHECKSUM_AT: usize = 16;
+const SYSTEM_CHECKSUM_AT: usize = 48;
 /// Version of redb's file format; the first byte of a slot.
 const REDB_FORMAT: u8 = 3;
 
@@ -74,9 +78,13 @@ pub(super) fn verify(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Redb
         overlay.read(0, &mut bytes).map_err(from_io)?;
         let primary = usize::from(bytes[FLAGS_AT] & SECOND_SLOT_IS_PRIMARY != 0);
         bytes[FLAGS_AT] = (bytes[FLAGS_AT] | RECOVERY_REQUIRED) & !TWO_PHASE_COMMIT;
-        // Without the older slot there is nothing to fall back to: the newest one is right or the file is damaged.
-        let checksum_at = SLOTS_AT[1 - primary] + SLOT_BYTES - 1;
-        bytes[checksum_at] ^= 0xFF;
+        // Without the older slot there is nothing to fall back to: the newest one is right or the file is damaged. Both
+        // its trees are said to exist and given a wrong checksum.
+        let older = &mut bytes[SLOTS_AT[1 - primary]..];
+        older[USER_TREE_AT] = 1;
+        older[SYSTEM_TREE_AT] = 1;
+        older[USER_CHECKSUM_AT] ^= 0xFF;
+        older[SYSTEM_CHECKSUM_AT] ^= 0xFF;
         overlay.write(0, &bytes).map_err(from_io)?;
     }
     Ok(RedbStore::open_file(Arc::new(overlay), cache_bytes)?.store)
@@ -112,7 +120,9 @@ impl Overlay {
         let mut bytes = Box::new([0; PAGE_BYTES]);
         let start = page * PAGE_BYTES as u64;
         let there = below_len.saturating_sub(start).min(PAGE_BYTES as u64) as usize;
-        self.below.read(start, &mut bytes[..there])?;
+        if there > 0 {
+            self.below.read(start, &mut bytes[..there])?;
+        }
         Ok(bytes)
     }
 }
@@ -145,7 +155,9 @@ impl DiskFile for Overlay {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let there = usize::try_from(state.below_len.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
-        self.below.read(offset, &mut out[..there])?;
+        if there > 0 {
+            self.below.read(offset, &mut out[..there])?;
+        }
         out[there..].fill(0);
         let pages = offset / PAGE_BYTES as u64..=end / PAGE_BYTES as u64;
         if state.pages.range(pages).next().is_some() {
@@ -201,6 +213,7 @@ impl DiskFile for Overlay {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::file::Disk;
     use super::super::testing::FaultyDisk;

@@ -13,6 +13,8 @@ pub const META_FORMAT: &[u8] = b"format";
 pub const META_APPLIED: &[u8] = b"applied";
 /// Meta row: the clock that never runs back, u64 big-endian milliseconds since 1970.
 pub const META_CLOCK: &[u8] = b"clock";
+/// Meta row: there while the broker is down after an orderly stop.
+pub const META_STOPPED: &[u8] = b"stopped";
 /// Meta row: the next queue and body numbers, postcard [`Counters`].
 pub const META_COUNTERS: &[u8] = b"counters";
 

@@ -3,16 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod bytes;
+#[path = "../support/child.rs"]
+mod child;
 mod crowd;
 mod patience;
 mod publishing;
+#[path = "../support/raw.rs"]
+mod raw;
 mod readers;
 mod requests;
 mod streams;
-#[path = "../support/child.rs"]
-mod child;
-#[path = "../support/raw.rs"]
-mod raw;
 
 use raw::Raw;
 use std::net::SocketAddr;

@@ -9,9 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tidegate::config::Settings;
 use tidegate::daemon::testing;
-use tidegate::wire::{
-    Code, Consume, Contract, Credit, Dropped, FrameType, Ping, PublishAck, Since, Subscribe,
-};
+use tidegate::wire::{Code, Consume, Contract, Credit, Dropped, FrameType, Ping, PublishAck, Since, Subscribe};
 
 const PAYLOAD_BYTES: usize = 8 * 1_024;
 const OUTBOX_BYTES: u32 = 256 * 1_024;
@@ -89,7 +87,11 @@ fn a_subscriber_that_never_reads_loses_messages_or_its_session_as_it_chose() {
     let before = broker.child.resident_bytes();
     publish(&mut publisher, "live", 65, MESSAGES);
     let grown = broker.child.resident_bytes().saturating_sub(before);
-    println!("two subscribers that do not read {} MiB: {} KiB more", MESSAGES as usize * PAYLOAD_BYTES >> 20, grown >> 10);
+    println!(
+        "two subscribers that do not read {} MiB: {} KiB more",
+        MESSAGES as usize * PAYLOAD_BYTES >> 20,
+        grown >> 10
+    );
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes more");
 
     // The one is told exactly what it lost, where it lost it.
@@ -133,7 +135,8 @@ fn a_consumer_that_never_reads_costs_a_bounded_outbox_and_loses_nothing() {
     publish(&mut publisher, "work/1", 1, MESSAGES);
     let before = broker.child.resident_bytes();
     let mut lazy = Raw::open(broker.address);
-    let most = Consume { credit_messages: 1_000_000, credit_bytes: 1 << 30, window: 1_000_000, ..consume("work", "lazy", 1) };
+    let most =
+        Consume { credit_messages: 1_000_000, credit_bytes: 1 << 30, window: 1_000_000, ..consume("work", "lazy", 1) };
     lazy.send(1, &most, &[]);
     lazy.expect(FrameType::Ok);
     // The kernel's buffers fill and then the outbox; until nothing moves any more.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tidegate::model::admin::STATUS;
 use tidegate::model::{Channel, Encoding, MessageId, Priority, Properties, Record};
 use tidegate::wire::{
-    self, Close, Code, Consume, Contract, Decoded, DeliverItems, ErrorHead, Frame, FrameType, Head, Hello,
-    Outcome, Publish, PublishAck, PublishNack, Start,
+    self, Close, Code, Consume, Contract, Decoded, DeliverItems, ErrorHead, Frame, FrameType, Head, Hello, Outcome,
+    Publish, PublishAck, PublishNack, Start,
 };
 
 /// A test that waits longer than this has failed.
@@ -370,11 +370,7 @@ pub fn record(channel: &str, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A record, changed before it is written.
-pub fn record_with<'a>(
-    channel: &'a str,
-    payload: &'a [u8],
-    change: impl FnOnce(Record<'a>) -> Record<'a>,
-) -> Vec<u8> {
+pub fn record_with<'a>(channel: &'a str, payload: &'a [u8], change: impl FnOnce(Record<'a>) -> Record<'a>) -> Vec<u8> {
     let record = change(Record {
         id: MessageId::NONE,
         channel: Channel::parse(channel).expect("a good channel"),

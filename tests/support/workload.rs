@@ -83,6 +83,9 @@ impl Workload {
             l.head = l.next;
             ops.push(Op::Trim { queue: *queue, lane: Priority::new(*lane).unwrap(), below: l.next });
         }
+        for n in 1..=QUEUES {
+            self.put_queue(&mut ops, queue(n));
+        }
         vec![Batch { position: Position(self.position), ops }]
     }
 
@@ -166,7 +169,8 @@ impl Workload {
 
     fn ack(&mut self, ops: &mut Vec<Op>) {
         let queue = queue(self.rng.u32(1..=QUEUES));
-        let progress = self.bytes(1, 200);
+        let row = schema::ConsumerRow { window: self.rng.u32(..), ..schema::ConsumerRow::default() };
+        let progress = schema::encode(&row);
         ops.push(Op::Ack { queue, consumer: format!("c{}", self.rng.u32(..3)).into(), progress });
     }
 

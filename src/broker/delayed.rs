@@ -1,0 +1,95 @@
+//! Delayed messages: held in a table of their own until they are due.
+
+use super::{Broker, Timer, Waiting};
+use crate::model::{Record, Wall};
+use crate::store::{Op, ReadRequest, ReadResult, Table, schema};
+use bytes::Bytes;
+
+/// Delayed messages moved at a time.
+const DELAYED_ROWS: usize = 256;
+/// Bytes of them read at a time.
+const DELAYED_BYTES: usize = 256 * 1_024;
+/// Milliseconds before a failed read is tried again.
+const READ_RETRY_MS: u64 = 1_000;
+
+impl Broker {
+    /// Holds a message back.
+    pub(super) fn delay(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8]) {
+        let due = self.now.wall.plus_ms(u64::from(record.delay_ms));
+        self.mount.numbers.delayed += 1;
+        self.mount.numbers_dirty = true;
+        let number = self.mount.numbers.delayed;
+        let q = &mut self.mount.queues[queue];
+        q.delayed.messages += 1;
+        q.delayed.bytes += bytes.len() as u64;
+        q.delayed.due = Some(q.delayed.due.map_or(due, |d| d.min(due)));
+        let key = Bytes::copy_from_slice(&schema::delayed_key(q.key, due, number));
+        let volume = q.volume;
+        self.volume_mut(volume).push(Op::Put { table: Table::Delayed, key, value: Bytes::copy_from_slice(bytes) });
+        self.arm_delayed(queue);
+    }
+
+    /// Sets the timer for the first that is due.
+    pub(super) fn arm_delayed(&mut self, queue: usize) {
+        let delayed = self.mount.queues[queue].delayed;
+        if let (Some(due), false) = (delayed.due, delayed.reading) {
+            let at = self.now.mono.plus_ms(due.ms_since(self.now.wall));
+            self.timers.set(Timer::Delayed(queue), at);
+        }
+    }
+
+    /// Looks for messages that are due.
+    pub(super) fn read_delayed(&mut self, queue: usize) {
+        let q = &mut self.mount.queues[queue];
+        if q.delayed.reading || q.delayed.messages == 0 {
+            return;
+        }
+        q.delayed.reading = true;
+        let prefix = Bytes::copy_from_slice(&schema::queue_key(q.key));
+        let request = ReadRequest::Rows {
+            table: Table::Delayed,
+            from: prefix.clone(),
+            prefix,
+            rows_max: DELAYED_ROWS,
+            bytes_max: DELAYED_BYTES,
+        };
+        let volume = q.volume;
+        self.read_after_commit(volume, Waiting::Delayed(queue), request);
+    }
+
+    /// Moves what is due into its lane: append and delete are one commit.
+    pub(super) fn handle_delayed(&mut self, queue: usize, result: Option<ReadResult>) {
+        self.mount.queues[queue].delayed.reading = false;
+        let Some(ReadResult::Rows(rows)) = result else {
+            self.timers.set(Timer::Delayed(queue), self.now.mono.plus_ms(READ_RETRY_MS));
+            return;
+        };
+        let full = rows.len() >= DELAYED_ROWS;
+        let mut next = full.then_some(self.now.wall);
+        for (key, bytes) in rows {
+            let Some(due) = key.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes) else { continue };
+            if due > self.now.wall.0 {
+                next = Some(Wall(due));
+                break;
+            }
+            let volume = self.mount.queues[queue].volume;
+            self.volume_mut(volume).push(Op::Delete { table: Table::Delayed, key });
+            let delayed = &mut self.mount.queues[queue].delayed;
+            delayed.messages = delayed.messages.saturating_sub(1);
+            delayed.bytes = delayed.bytes.saturating_sub(bytes.len() as u64);
+            if let Ok(record) = Record::decode(&bytes) {
+                // It was counted from its publish on, so there is room for it.
+                self.append(queue, &record, &bytes, None);
+                let now = self.now.mono;
+                self.volume_mut(volume).urge(now);
+            }
+        }
+        let delayed = &mut self.mount.queues[queue].delayed;
+        delayed.due = if delayed.messages == 0 { None } else { next.or(Some(self.now.wall.plus_ms(50))) };
+        if full {
+            self.read_delayed(queue);
+        } else {
+            self.arm_delayed(queue);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The power goes at every sync, and at every write, of a broker's life: what it acknowledged is there, once, in order.
+
+use super::world::{World, queue};
+use crate::config::{Overflow, QueueSettings, Settings};
+use crate::model::{MessageId, Priority};
+use crate::store::testing::{FaultyDisk, Lost};
+use crate::store::{OpenOptions, Store, open_on};
+use crate::wire::{Contract, Outcome};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Messages of one life.
+const MESSAGES: u64 = 60;
+
+fn settings() -> Settings {
+    let ring = QueueSettings { messages_max: 10, overflow: Overflow::DropOldest, ..queue("ring", "b/#") };
+    let mut settings = Settings { queues: vec![queue("main", "#"), ring], ..Settings::default() };
+    // Small enough that lanes, tail and extents turn over within one life.
+    settings.store.tail_bytes = 8 * 1_024;
+    settings
+}
+
+fn open(disk: &FaultyDisk) -> Option<Box<dyn Store>> {
+    let opened = open_on(Arc::new(disk.clone()), &OpenOptions::default()).ok()?;
+    Some(Box::new(opened.store))
+}
+
+/// What a life left behind, as its clients know it.
+#[derive(Default)]
+struct Known {
+    /// Messages acknowledged as stored or duplicate.
+    acked: BTreeSet<u64>,
+    /// Messages whose consumption was acknowledged by us, whether the broker wrote it down or not.
+    consumed: BTreeSet<u64>,
+}
+
+fn id(n: u64) -> MessageId {
+    MessageId::from_parts(n + 1, [7; 10])
+}
+
+fn text(n: u64) -> String {
+    format!("{n}{}", "x".repeat((n as usize * 131) % 3_000))
+}
+
+fn number(text: &str) -> u64 {
+    text.trim_end_matches('x').parse().expect("a number")
+}
+
+/// A life until its end or the cut: publishes in small commits, consumes some, nacks some.
+fn live(disk: &FaultyDisk, known: &mut Known) {
+    let Some(store) = open(disk) else { return };
+    let mut w = World::on(settings(), store);
+    if w.dead {
+        return;
+    }
+    let (p, c) = (w.connect(), w.connect());
+    w.consume(c, 2, "main", "half");
+    let mut verdicts = 0;
+    for n in 0..MESSAGES {
+        let channel = if n % 3 == 0 { "b/x" } else { "a/x" };
+        let priority = Priority::new(if n % 7 == 0 { 5 } else { 0 }).expect("below 10");
+        let change = |r: &mut crate::model::Record<'_>| (r.id, r.priority) = (id(n), priority);
+        w.publish_with(p, 1 + n, Contract::Queue, change, channel, &text(n));
+        w.pass(3);
+        if w.dead {
+            break;
+        }
+        for (number, verdict) in w.verdicts(p) {
+            assert!(matches!(verdict, Ok(Outcome::Stored | Outcome::Duplicate)), "{verdict:?}");
+            known.acked.insert(number - 1);
+            verdicts += 1;
+        }
+        if n % 10 == 9 {
+            w.credit(c, 2, 4);
+            for message in w.messages(c) {
+                if message.seq % 5 == 4 {
+                    let nack =
+                        crate::wire::Nack { first: message.tag, count: 1, delay_ms: 1, give_up: false, reason: "" };
+                    w.send(c, 2, &nack, &[]);
+                } else {
+                    known.consumed.insert(number(&message.text));
+                    w.ack(c, 2, message.tag, 1);
+                }
+            }
+            w.pass(250);
+        }
+    }
+    assert!(w.dead || verdicts == MESSAGES);
+}
+
+/// Starts on what is left and reads everything: says what a promise lost.
+fn verify(disk: &FaultyDisk, known: &Known) -> Result<(), String> {
+    let store = open(disk).ok_or("the store does not open")?;
+    let mut w = World::on(settings(), store);
+    let c = w.connect();
+    w.consume(c, 2, "main", "half");
+    // This world's clock begins where the first life's did: let every retry of that one come due.
+    w.pass(60_000);
+    let mut seen: BTreeMap<(u8, u64), u64> = BTreeMap::new();
+    let mut last = BTreeMap::new();
+    loop {
+        w.credit(c, 2, 1_000);
+        let messages = w.messages(c);
+        if messages.is_empty() {
+            break;
+        }
+        for m in &messages {
+            let n = number(&m.text);
+            if m.text != text(n) {
+                return Err(format!("message {n} came back changed"));
+            }
+            if seen.insert((m.lane, m.seq), n).is_some() {
+                return Err(format!("lane {} sequence {} came twice in one life", m.lane, m.seq));
+            }
+            if m.flags & crate::wire::item_flag::REDELIVERED == 0 {
+                if last.insert(m.lane, n).is_some_and(|before| before >= n) {
+                    return Err(format!("message {n} is out of order"));
+                }
+            }
+            w.ack(c, 2, m.tag, 1);
+        }
+        w.pass(100);
+    }
+    let there: BTreeSet<u64> = seen.values().copied().collect();
+    if there.len() != seen.len() {
+        return Err("a message was stored twice under one id".into());
+    }
+    let missing: Vec<&u64> = known.acked.iter().filter(|n| !there.contains(n) && !known.consumed.contains(n)).collect();
+    if !missing.is_empty() {
+        return Err(format!("acknowledged and lost: {missing:?}"));
+    }
+    Ok(())
+}
+
+/// What may become of unsynced writes.
+fn losses(seed: u64) -> [Lost; 3] {
+    [Lost::All, Lost::Some(seed), Lost::Torn(seed)]
+}
+
+fn whole_life() -> FaultyDisk {
+    let disk = FaultyDisk::new();
+    let mut known = Known::default();
+    live(&disk, &mut known);
+    assert_eq!(known.acked.len() as u64, MESSAGES);
+    disk
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_whichever_sync_the_power_goes_at() {
+    let syncs = whole_life().syncs();
+    assert!(syncs > 60, "{syncs}");
+    for at in 0..syncs {
+        for lost in losses(at) {
+            let disk = FaultyDisk::new();
+            let mut known = Known::default();
+            disk.cut_at_sync(at);
+            live(&disk, &mut known);
+            disk.power_on(lost);
+            verify(&disk, &known).unwrap_or_else(|e| panic!("cut at sync {at}, {lost:?}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_whichever_write_the_power_goes_at() {
+    let writes = whole_life().writes();
+    for at in (0..writes).step_by(7) {
+        let disk = FaultyDisk::new();
+        let mut known = Known::default();
+        disk.cut_at_write(at);
+        live(&disk, &mut known);
+        disk.power_on(Lost::Torn(at));
+        verify(&disk, &known).unwrap_or_else(|e| panic!("cut at write {at}: {e}"));
+    }
+}
+
+#[test]
+fn this_test_finds_a_disk_that_only_says_it_synced() {
+    let syncs = whole_life().syncs();
+    let found = (0..syncs).any(|at| {
+        let disk = FaultyDisk::new();
+        let mut known = Known::default();
+        disk.lie_about_sync(true);
+        disk.cut_at_sync(at);
+        live(&disk, &mut known);
+        disk.power_on(Lost::All);
+        verify(&disk, &known).is_err()
+    });
+    assert!(found, "acknowledgements without a sync went unnoticed");
+}
+
+#[test]
+fn clients_that_publish_again_after_a_cut_leave_every_message_exactly_once() {
+    let syncs = whole_life().syncs();
+    for at in (0..syncs).step_by(3) {
+        let disk = FaultyDisk::new();
+        let mut known = Known::default();
+        disk.cut_at_sync(at);
+        live(&disk, &mut known);
+        disk.power_on(Lost::Some(at));
+        // The same ids again, from the beginning: what was kept is a duplicate.
+        live(&disk, &mut known);
+        assert_eq!(known.acked.len() as u64, MESSAGES, "cut at sync {at}");
+        verify(&disk, &known).unwrap_or_else(|e| panic!("cut at sync {at}: {e}"));
+    }
+}

@@ -1,0 +1,8 @@
+//! The broker's promises, one by one, on a fake clock and stores in memory.
+
+mod consuming;
+mod crash;
+mod live;
+mod publishing;
+mod storage;
+mod world;

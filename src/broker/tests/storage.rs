@@ -1,0 +1,105 @@
+//! Full disks, failed stores, reloads, bounds over restarts.
+
+use super::world::{World, id, queue};
+use crate::broker::Event;
+use crate::config::{QueueSettings, Settings};
+use crate::model::Priority;
+use crate::store::StoreError;
+use crate::wire::{Code, Contract, Outcome};
+
+#[test]
+fn when_space_is_low_alarms_are_still_taken_and_acks_go_on_and_it_recovers_by_itself() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    w.publish(c, 1, "a", "before");
+    w.frames(c);
+    w.event(Event::Disk { free_bytes: 1 });
+    w.publish_with(c, 2, Contract::Queue, |r| r.priority = Priority::MAX, "a", "alarm");
+    w.publish(c, 3, "a", "bulk");
+    assert_eq!(w.verdicts(c), [(2, Ok(Outcome::Stored)), (3, Err(Code::StorageFull))]);
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 10);
+    assert_eq!(w.texts(r), ["alarm", "before"]);
+    w.ack(r, 1, 1, 2);
+    w.pass(1_000);
+    assert_eq!(w.broker.mount.queues[0].messages(), 0);
+    let marks = w.broker.settings().store.clone();
+    w.event(Event::Disk { free_bytes: marks.free_low_bytes + 1 });
+    w.publish(c, 3, "a", "still low");
+    assert_eq!(w.verdicts(c), [(3, Err(Code::StorageFull))], "the marks have a gap");
+    w.event(Event::Disk { free_bytes: marks.free_high_bytes });
+    w.publish(c, 3, "a", "again");
+    assert_eq!(w.verdicts(c), [(3, Ok(Outcome::Stored))]);
+}
+
+#[test]
+fn a_failed_commit_is_never_acknowledged_and_what_was_kept_is_found_by_its_id() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    w.publish_with(c, 1, Contract::Queue, |r| r.id = id(1), "a", "kept");
+    assert_eq!(w.verdicts(c), [(1, Ok(Outcome::Stored))]);
+    w.hold_commits = true;
+    w.publish_with(c, 2, Contract::Queue, |r| r.id = id(2), "a", "lost");
+    w.publish_with(c, 3, Contract::Queue, |r| r.id = id(3), "a", "gathered");
+    w.fail_store(StoreError::Full("no space".into()));
+    let failed = Err(Code::StorageFailed);
+    assert_eq!(w.verdicts(c), [(2, failed), (3, failed)]);
+    assert_eq!(w.reserve, [false], "the reserve is given up");
+    w.publish(c, 2, "a", "too early");
+    assert_eq!(w.verdicts(c), [(2, failed)]);
+    w.hold_commits = false;
+    w.reopen_store();
+    let high = w.broker.settings().store.free_high_bytes + w.broker.settings().store.reserve_bytes;
+    w.event(Event::Disk { free_bytes: high });
+    assert_eq!(w.reserve, [false, true], "and made again");
+    w.publish_with(c, 2, Contract::Queue, |r| r.id = id(2), "a", "lost");
+    w.publish_with(c, 3, Contract::Queue, |r| r.id = id(1), "a", "kept");
+    assert_eq!(w.verdicts(c), [(2, Ok(Outcome::Stored)), (3, Ok(Outcome::Duplicate))]);
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 10);
+    assert_eq!(w.texts(r), ["kept", "lost"]);
+}
+
+#[test]
+fn accounts_are_the_same_after_a_restart() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    for n in 0..50u64 {
+        let texts: Vec<String> = (0..50).map(|i| "x".repeat(((n * 31 + i * 7) % 900) as usize)).collect();
+        w.publish_batch(c, 1 + n * 50, "a", &texts);
+        w.pass(3);
+    }
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 700);
+    let seen = w.messages(r);
+    w.ack(r, 1, 1, seen.len() as u32);
+    w.pass(1_000);
+    let before = (w.broker.mount.queues[0].messages(), w.broker.mount.queues[0].bytes());
+    w.restart();
+    let after = (w.broker.mount.queues[0].messages(), w.broker.mount.queues[0].bytes());
+    assert_eq!(before.0, after.0);
+    assert!(before.1.abs_diff(after.1) <= 64 * 1_024, "{before:?} {after:?}");
+}
+
+#[test]
+fn a_reload_adds_queues_changes_limits_and_never_deletes() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    w.publish(c, 1, "a", "one");
+    let small = QueueSettings { messages_max: 1, ..queue("main", "#") };
+    w.reload(Settings { queues: vec![small, queue("extra", "extra/#")], ..Settings::default() });
+    w.publish(c, 2, "a", "two");
+    w.publish(c, 2, "a", "two");
+    assert_eq!(w.verdicts(c)[1..], [(2, Err(Code::QueueFull)), (2, Err(Code::QueueFull))]);
+    w.reload(Settings { queues: vec![queue("extra", "#")], ..Settings::default() });
+    w.publish(c, 2, "a", "two");
+    assert_eq!(w.verdicts(c), [(2, Ok(Outcome::Stored))]);
+    w.restart();
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 10);
+    assert_eq!(w.texts(r), ["one"], "a queue that left the configuration keeps what it has");
+}
