@@ -25,6 +25,10 @@ pub(super) struct Conn {
     pub(super) waits_for_store: bool,
     /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
     unread_pings: u8,
+    /// It was told why it ends: nothing more follows.
+    told_end: bool,
+    /// It did not take its last bytes in time: nobody waits for it any more.
+    over: bool,
 }
 
 /// What a stream of a session is.
@@ -72,19 +76,19 @@ impl Broker {
         let session = Session::new(conn, principal, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let native = Native::default();
         let building = Building::default();
-        self.conns.insert(
-            conn,
-            Conn {
-                session,
-                peer,
-                native,
-                building,
-                woken: false,
-                starved: false,
-                waits_for_store: false,
-                unread_pings: 0,
-            },
-        );
+        let c = Conn {
+            session,
+            peer,
+            native,
+            building,
+            woken: false,
+            starved: false,
+            waits_for_store: false,
+            unread_pings: 0,
+            told_end: false,
+            over: false,
+        };
+        self.conns.insert(conn, c);
         if over {
             self.fail(conn, Code::TooManyConnections, "the broker has as many connections as it may: try later");
         } else if self.stopping.is_some() {
@@ -282,6 +286,12 @@ impl Broker {
         self.conns.get(&conn).is_some_and(|c| !c.session.held)
     }
 
+    /// Whether this connection is to be dropped with all that the edge still holds for it; after a wake it may be.
+    #[must_use]
+    pub fn is_over(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_none_or(|c| c.over)
+    }
+
     pub(super) fn handle_session_timeout(&mut self, conn: ConnId) {
         let frame_timeout_ms = self.settings.limits.frame_timeout_ms;
         let Some(c) = self.conns.get(&conn) else { return };
@@ -296,8 +306,9 @@ impl Broker {
                 self.fail(conn, Code::FrameTimeout, "a frame stopped in its middle");
             }
             Some(Overdue::Linger) => {
-                // The peer does not take its last bytes: forget them, the edge sees an empty outbox and closes.
+                // The peer does not take its last bytes: forget them. The edge may sit on some of its own: `is_over` tells it.
                 if let Some(c) = self.conns.get_mut(&conn) {
+                    c.over = true;
                     c.session.outbox = Default::default();
                     c.building = Building::default();
                 }
@@ -369,6 +380,7 @@ impl Broker {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         c.session.close(self.now.mono);
         c.session.partial = Vec::new();
+        c.told_end = true;
         let streams: Vec<(u32, Stream)> = c.session.streams.drain().collect();
         for (id, stream) in streams {
             self.end_stream(conn, id, stream, false);
@@ -384,7 +396,7 @@ impl Broker {
 
     /// Puts a frame without payload into the lane ahead of data.
     pub(super) fn control<H: serde::Serialize>(&mut self, conn: ConnId, stream: u32, kind: FrameType, head: &H) {
-        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(c) = self.conns.get_mut(&conn).filter(|c| !c.told_end) else { return };
         wire::append(c.session.outbox.control(), kind, 0, stream, Some(head), &[]);
         self.wake(conn);
     }
@@ -399,7 +411,7 @@ impl Broker {
         payload: &[u8],
     ) {
         self.build(conn);
-        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(c) = self.conns.get_mut(&conn).filter(|c| !c.told_end) else { return };
         append_message(c.session.outbox.data(), stream, kind, head, payload);
         self.wake(conn);
     }
@@ -418,7 +430,7 @@ impl Broker {
 
     /// Adds a message to what a stream is sent.
     pub(super) fn item(&mut self, conn: ConnId, stream: u32, epoch: u64, tag: u64, item: &DeliverItem<'_>) {
-        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(c) = self.conns.get_mut(&conn).filter(|c| !c.told_end) else { return };
         let goal = DELIVER_BYTES_GOAL.min(c.session.peer_frame_bytes_max as usize);
         let need = item.record.len() + wire::DELIVER_ITEM_OVERHEAD_BYTES_MAX;
         let b = &c.building;

@@ -65,7 +65,7 @@ impl Broker {
         }
         let mut bytes = 0;
         let mut last = [Position(0); 2];
-        for (number, record) in (first..).zip(records) {
+        for (number, record) in (first..first + u64::from(count)).zip(records) {
             bytes += record.len() as u64;
             let verdict = match fenced {
                 Some(code) => Err((code, 0)),

@@ -94,7 +94,13 @@ impl<M: Machine> Connection<M> {
     fn exchange(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut rounds = ROUNDS_MAX;
         loop {
-            self.more |= self.slot.take_look();
+            if self.slot.take_look() {
+                self.more = true;
+                // A peer that reads nothing would keep what is unsent, and with it the connection, for ever.
+                if self.shared.machine.borrow().is_over(self.id) {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
             if let Poll::Ready(sent) = self.send(cx) {
                 sent?;
             }

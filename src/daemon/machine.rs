@@ -14,6 +14,10 @@ pub trait Machine {
     fn poll_transmit(&mut self, now: Now, conn: ConnId, out: &mut Vec<u8>, bytes_max: usize) -> Transmit;
     /// As [`Broker::wants_read`].
     fn wants_read(&self, conn: ConnId) -> bool;
+    /// As [`Broker::is_over`].
+    fn is_over(&self, _conn: ConnId) -> bool {
+        false
+    }
     /// As [`Broker::poll_timeout`].
     fn poll_timeout(&self) -> Option<Mono>;
     /// As [`Broker::settings`].
@@ -35,6 +39,10 @@ impl Machine for Broker {
 
     fn wants_read(&self, conn: ConnId) -> bool {
         Broker::wants_read(self, conn)
+    }
+
+    fn is_over(&self, conn: ConnId) -> bool {
+        Broker::is_over(self, conn)
     }
 
     fn poll_timeout(&self) -> Option<Mono> {
