@@ -119,11 +119,15 @@ impl Broker {
             return Err((Code::ShuttingDown, RETRY_FULL_MS));
         }
         if let Some(seen) = self.mount.dedupe.seen(record.id, self.now.wall) {
-            self.counters.duplicates += 1;
             let mut wait = [Position(0); 2];
             if let Some((volume, position)) = seen.stored {
+                // The first copy was in the commit that failed: its position will be another's.
+                if volume == Volume::Disk && self.health.is_failed() && position > self.disk.durable {
+                    return Err((Code::StorageFailed, RETRY_FULL_MS));
+                }
                 wait[Publisher::slot(volume)] = position;
             }
+            self.counters.duplicates += 1;
             return Ok(Taken { outcome: Outcome::Duplicate, wait });
         }
         let route = self.mount.route(record.channel.as_str());

@@ -113,7 +113,9 @@ impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoFolder => f.write_str("no data folder: set `data` in the configuration, or $HOME"),
-            Self::Folder(path, error) => write!(f, "the data folder {} cannot be used: {error}", path.display()),
+            Self::Folder(path, error) => {
+                write!(f, "the data folder {} cannot be used: {error}{}", path.display(), advice(error))
+            }
             Self::Store(error) => error.fmt(f),
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::NoAddress => f.write_str("no address to listen on: set `listen.tcp` or `listen.unix`"),
@@ -127,6 +129,17 @@ impl std::error::Error for ServeError {}
 impl From<StoreError> for ServeError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+/// What to do about a folder that cannot be used.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": the broker's user must be able to read and write it",
+        io::ErrorKind::ReadOnlyFilesystem => ": its file system is mounted read-only, and it must be writable",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => ": a file is in the way",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": free some space",
+        _ => "",
     }
 }
 

@@ -32,6 +32,9 @@ pub fn say(line: &str) {
 
 /// In the child: the daemon with these settings, until the parent says stop or is gone.
 pub fn serve(settings: Settings) -> ! {
+    if std::env::var_os("TIDEGATE_TEST_LOG").is_some() && log::set_logger(&Loud).is_ok() {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
     let folder = settings.data.clone().expect("settings of a test name a folder");
     let running = match testing::spawn(settings) {
         Ok(running) => running,
@@ -73,6 +76,21 @@ fn fill(folder: &Path, leave: u64) -> u64 {
         }
         written += now;
     }
+}
+
+/// The log of a child on its standard error, for who looks into a failure.
+struct Loud;
+
+impl log::Log for Loud {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("tidegate")
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            eprintln!("{:?} {} {}", std::time::SystemTime::now(), record.level(), record.args());
+        }
+    }
+    fn flush(&self) {}
 }
 
 /// A process.

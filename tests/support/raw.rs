@@ -121,6 +121,15 @@ impl Raw {
         raw
     }
 
+    /// Over TCP, welcomed, if somebody is there.
+    pub fn try_open(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_nodelay(true).ok()?;
+        let mut raw = Self::over(Box::new(stream));
+        raw.send(0, &hello(60_000), &[]);
+        raw.poll(PATIENCE).is_ok_and(|got| got.kind == FrameType::Welcome).then_some(raw)
+    }
+
     /// Says hello and takes the welcome.
     pub fn hello(&mut self, heartbeat_ms: u32) {
         self.send(0, &hello(heartbeat_ms), &[]);
@@ -298,6 +307,19 @@ impl Raw {
             (head.first_tag + i as u64, record.payload.to_vec(), item.flags)
         };
         items.enumerate().map(read).collect()
+    }
+
+    /// The epoch and items (tag, sequence, payload) of the next delivery of small messages; `None` at the end.
+    pub fn try_delivery(&mut self) -> Option<(u64, Vec<(u64, u64, Vec<u8>)>)> {
+        let got = self.poll(PATIENCE).ok()?;
+        assert_eq!(got.kind, FrameType::Deliver, "{}", got.words());
+        let head: wire::Deliver = got.head();
+        let items = DeliverItems::parse(&got.payload, head.count, head.total).expect("a well-formed delivery");
+        let read = |(i, item): (usize, wire::DeliverItem<'_>)| {
+            let record = Record::decode(item.record).expect("a well-formed record");
+            (head.first_tag + i as u64, item.seq, record.payload.to_vec())
+        };
+        Some((head.epoch, items.enumerate().map(read).collect()))
     }
 
     /// The broker's status, which it tells over its Unix socket only.
