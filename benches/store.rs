@@ -1,7 +1,7 @@
 //! What a commit costs: commits and messages a second, bytes written and processor time a message, time to open.
 //!
 //! `cargo bench --bench store` measures in a folder below the target directory; as a test it runs with small inputs.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use bytes::Bytes;
 use std::path::Path;

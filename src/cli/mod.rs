@@ -1,3 +1,149 @@
-//! The command line: one file a command.
+//! The command line: one file a command; arguments in, an exit code out.
 
-pub mod load;
+mod bench;
+mod check_config;
+mod connect;
+mod consume;
+mod exit;
+mod generate;
+mod messages;
+mod output;
+mod publish;
+mod queue;
+mod reply;
+mod request;
+mod serve;
+mod smoke;
+mod spawned;
+mod status;
+mod store;
+mod sub;
+mod units;
+
+pub use exit::{CliError, Exit};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// A durable message broker for edge boxes: what it acknowledges is on disk.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, about, after_help = exit::TABLE, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Clone, Debug, clap::Args)]
+struct Global {
+    /// The broker: tcp://HOST:PORT, HOST:PORT or unix:///PATH [default: the Unix socket in the default data folder if
+    /// it is there, else tcp://127.0.0.1:8433]
+    #[arg(long, env = "TIDEGATE_URL", global = true, value_name = "URL")]
+    url: Option<String>,
+    /// Print JSON for programs: one object a line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker
+    Serve(serve::Serve),
+    /// Publish a message, a file, or each line of one
+    Pub(publish::Pub),
+    /// Hear what is published on channels, live
+    Sub(sub::Sub),
+    /// Read a queue durably: each message until it is acknowledged
+    Consume(consume::ConsumeArgs),
+    /// Ask whoever answers on a channel
+    Request(request::RequestArgs),
+    /// Answer requests on channels
+    Reply(reply::Reply),
+    /// Look into queues, empty them, bring dead letters back
+    #[command(subcommand)]
+    Queue(queue::Queue),
+    /// Show how the broker is
+    Status(status::StatusArgs),
+    /// Check a configuration file
+    CheckConfig(check_config::CheckConfig),
+    /// Check or compact the store of a stopped broker
+    #[command(subcommand)]
+    Store(store::Store),
+    /// Test this very program on this box: start, publish, kill, restart, consume
+    Smoke(smoke::Smoke),
+    /// Load a broker and measure it
+    Bench(bench::Bench),
+    /// Print a completion script for a shell
+    Completions(generate::Completions),
+    /// Print the manual page, or write one a command into a folder
+    Man(generate::Man),
+}
+
+/// Runs the program with these arguments, the first being its name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no failure; when nobody reads them there is nobody to tell either.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+        }
+    };
+    match cli.command.run(&cli.global) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::complain(&error.message);
+            error.exit.into()
+        }
+    }
+}
+
+impl Command {
+    fn run(self, global: &Global) -> Result<Exit, CliError> {
+        match self {
+            Self::Serve(command) => command.run(),
+            Self::Pub(command) => command.run(global),
+            Self::Sub(command) => command.run(global),
+            Self::Consume(command) => command.run(global),
+            Self::Request(command) => command.run(global),
+            Self::Reply(command) => command.run(global),
+            Self::Queue(command) => command.run(global),
+            Self::Status(command) => command.run(global),
+            Self::CheckConfig(command) => command.run(global),
+            Self::Store(command) => command.run(global),
+            Self::Smoke(command) => command.run(global),
+            Self::Bench(command) => command.run(global),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
+        }
+    }
+}
+
+/// The whole command line, for completions and manual pages.
+fn definition() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together_and_every_command_has_an_example() {
+        definition().debug_assert();
+        for command in definition().get_subcommands() {
+            let mut leaves: Vec<_> = command.get_subcommands().collect();
+            if leaves.is_empty() {
+                leaves.push(command);
+            }
+            for leaf in leaves {
+                let help = leaf.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{} has no example in its help", leaf.get_name());
+                assert!(help.contains("tidegate "), "{}: the example shows no command", leaf.get_name());
+            }
+        }
+    }
+}

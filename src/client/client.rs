@@ -72,13 +72,13 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::connect`].
-    #[expect(clippy::disallowed_methods, reason = "the client is driven by one task of its own")]
     pub async fn connect_with(
         address: Address,
         options: Options,
         on_settled: Option<OnSettled>,
     ) -> Result<Self, ClientError> {
         let (client, task) = Self::prepare(address, options, on_settled);
+        #[expect(clippy::disallowed_methods, reason = "for programs without an executor; the others use `prepare`")]
         smol::spawn(task).detach();
         client.opened().await?;
         Ok(client)
@@ -165,6 +165,13 @@ impl Client {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared().lock().stats
+    }
+
+    /// Milliseconds since the session was opened; `None` while there is none.
+    #[must_use]
+    pub fn connected_for_ms(&self) -> Option<u64> {
+        let state = self.shared().lock();
+        state.is_open().then(|| now_ms().saturating_sub(state.opened_ms))
     }
 
     /// Sends what is queued of acks, nacks and answers, says goodbye and waits for the connection to end. Publishes

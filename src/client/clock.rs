@@ -1,4 +1,5 @@
 //! The one place of the client that reads clocks and randomness.
+#![allow(clippy::disallowed_methods, reason = "a program that uses the client has no daemon to tell it the time")]
 
 use crate::model::MessageId;
 use std::sync::OnceLock;

@@ -24,6 +24,8 @@ mod request;
 #[cfg(feature = "daemon")]
 mod state;
 #[cfg(feature = "daemon")]
+mod streams;
+#[cfg(feature = "daemon")]
 mod subscription;
 #[cfg(feature = "daemon")]
 mod task;

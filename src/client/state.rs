@@ -5,10 +5,13 @@
 
 use super::clock::{Ids, now_ms};
 use super::error::{ClientError, Refusal};
-use super::inbox::{Chunks, Delivered, Inbox, Queued};
+use super::inbox::{Chunks, Delivered, Queued};
 use super::link::{Event, Link, LinkError, Terms};
-use super::options::{ConsumeOptions, Options, SubscribeOptions, WhenFull};
+use super::options::{Options, WhenFull};
 use super::pipeline::{Pipeline, Settled};
+pub(super) use super::streams::{
+    AskedState, ConsumerState, Opening, RequestState, ResponderState, Slot, Stream, SubscriptionState,
+};
 use crate::model::{Channel, Filter};
 use crate::wire::{
     Ack, Cancel, Code, Consume, Credit, Done, FrameType, Head, Outcome, Request, Response, Since, Subscribe, append,
@@ -57,75 +60,6 @@ pub(super) enum Phase {
     Ended(ClientError),
 }
 
-pub(super) enum Stream {
-    Subscription(SubscriptionState),
-    Consumer(ConsumerState),
-    Responder(ResponderState),
-    Request(RequestState),
-}
-
-/// How opening a stream went.
-#[derive(Default)]
-pub(super) struct Opening {
-    /// The broker's answer to the first opening.
-    pub(super) answer: Option<Result<Done, ClientError>>,
-    /// Whether the stream was answered once and this is a reopening.
-    pub(super) again: bool,
-    pub(super) waker: Option<Waker>,
-}
-
-pub(super) struct SubscriptionState {
-    pub(super) filter: String,
-    pub(super) options: SubscribeOptions,
-    pub(super) opening: Opening,
-    pub(super) inbox: Inbox,
-    pub(super) last: Option<(u64, u64)>,
-}
-
-pub(super) struct ConsumerState {
-    pub(super) queue: String,
-    pub(super) name: String,
-    pub(super) options: ConsumeOptions,
-    pub(super) opening: Opening,
-    pub(super) inbox: Inbox,
-    pub(super) acks: Vec<(u64, u32)>,
-    pub(super) taken_messages: u32,
-    pub(super) taken_bytes: u32,
-}
-
-pub(super) struct ResponderState {
-    pub(super) filter: String,
-    pub(super) opening: Opening,
-    pub(super) asked: VecDeque<AskedState>,
-    pub(super) waker: Option<Waker>,
-    pub(super) ended: Option<ClientError>,
-}
-
-pub(super) struct AskedState {
-    pub(super) stream: u32,
-    pub(super) session: u64,
-    pub(super) channel: String,
-    pub(super) deadline_ms: u32,
-    pub(super) properties: Vec<u8>,
-    pub(super) body: Bytes,
-}
-
-#[derive(Default)]
-pub(super) struct RequestState {
-    pub(super) status: u16,
-    pub(super) body: Vec<u8>,
-    pub(super) trailers: Vec<u8>,
-    pub(super) done: Option<Result<(), ClientError>>,
-    pub(super) waker: Option<Waker>,
-}
-
-/// A future's end of one publish.
-#[derive(Default)]
-pub(super) struct Slot {
-    pub(super) result: Option<Result<Outcome, ClientError>>,
-    pub(super) waker: Option<Waker>,
-}
-
 pub(super) struct State {
     pub(super) options: Options,
     pub(super) pipeline: Pipeline,
@@ -134,6 +68,8 @@ pub(super) struct State {
     /// Number of the session, counted here; 0 before the first.
     pub(super) session: u64,
     pub(super) terms: Option<Terms>,
+    /// When the last session was opened.
+    pub(super) opened_ms: u64,
     pub(super) stats: Stats,
     pub(super) streams: HashMap<u32, Stream>,
     pub(super) closing: bool,
@@ -200,6 +136,7 @@ impl State {
             phase: Phase::Connecting,
             session: 0,
             terms: None,
+            opened_ms: 0,
             stats: Stats::default(),
             streams: HashMap::new(),
             closing: false,
@@ -402,6 +339,7 @@ impl State {
         self.session += 1;
         self.stats.sessions += 1;
         self.terms = Some(*terms);
+        self.opened_ms = now_ms();
         self.phase = Phase::Open;
         self.pipeline.connected(terms);
         let mut ids: Vec<u32> = self.streams.keys().copied().collect();

@@ -1,4 +1,5 @@
 //! The smol client against a small broker: threads with blocking sockets, frames by `wire`.
+#![allow(clippy::disallowed_methods, reason = "the broker of a test runs on a thread, the client on smol's executor")]
 
 use super::*;
 use crate::model::{MessageId, Record};

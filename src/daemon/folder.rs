@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 pub const READY_FILE: &str = "ready.json";
 
 /// Picks the data folder: the settings', else systemd's `$STATE_DIRECTORY` (its first), else the user's state folder.
-pub(super) fn pick(settings: &Settings, env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+#[must_use]
+pub fn pick(settings: &Settings, env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let absolute = |name| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(data) = &settings.data {
         return Some(data.clone());

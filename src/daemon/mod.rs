@@ -18,7 +18,7 @@ pub mod testing;
 mod tests;
 mod worker;
 
-pub use folder::{READY_FILE, Ready};
+pub use folder::{READY_FILE, Ready, pick as pick_folder};
 pub use machine::Machine;
 pub use start::serve;
 

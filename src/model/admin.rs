@@ -175,7 +175,7 @@ pub struct QueueStatus {
     pub messages_max: u64,
     /// Most bytes it takes.
     pub bytes_max: u64,
-    /// Age of its oldest message in milliseconds; 0 when empty.
+    /// When its oldest message was stored, milliseconds since 1970; 0 when empty.
     pub oldest_ms: u64,
     /// Lanes in use.
     pub lanes: Vec<LaneStatus>,

@@ -38,6 +38,7 @@ pub fn instant(at: Mono) -> Instant {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the one place")]
 mod tests {
     use super::*;
 

@@ -1,0 +1,89 @@
+//! `store`: what is done to the files of a broker that is not running.
+
+use super::Global;
+use super::exit::{CliError, Exit};
+use super::output;
+use super::units::{show_bytes, show_count};
+use crate::config::Settings;
+use crate::daemon::pick_folder;
+use crate::store::{STORE_NAME, check, compact};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Subcommands of `store`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Store {
+    /// Verify the whole store and say how it is; it is not changed
+    #[command(after_help = "Example:
+  tidegate store check --data /var/lib/tidegate")]
+    Check(Data),
+    /// Make the store's file as small as it goes
+    #[command(after_help = "Example:
+  tidegate store compact --data /var/lib/tidegate")]
+    Compact(Data),
+}
+
+/// Where the store is.
+#[derive(Debug, clap::Args)]
+pub(super) struct Data {
+    /// Data folder [default: the broker's default]
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+}
+
+impl Data {
+    fn folder(self) -> Result<PathBuf, CliError> {
+        let settings = Settings { data: self.data, ..Settings::default() };
+        let folder = pick_folder(&settings, |name| std::env::var_os(name));
+        let folder = folder.ok_or_else(|| CliError::usage("no data folder: give one with --data"))?;
+        if !folder.join(STORE_NAME).exists() {
+            let text = format!("there is no store in {}: give the broker's folder with --data", folder.display());
+            return Err(CliError::failure(text));
+        }
+        Ok(folder)
+    }
+}
+
+impl Store {
+    pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
+        match self {
+            Self::Check(data) => {
+                let folder = data.folder()?;
+                let report = check(&folder)?;
+                if global.json {
+                    output::json(&json!({
+                        "folder": folder, "whole": report.problems.is_empty(), "closed": report.closed,
+                        "file_bytes": report.file_bytes, "position": report.position.0, "queues": report.queues,
+                        "blocks": report.blocks, "messages": report.messages, "rows": report.rows,
+                        "bodies": report.bodies, "problems": report.problems,
+                    }))?;
+                } else {
+                    for problem in &report.problems {
+                        output::line(problem)?;
+                    }
+                    let how = if report.closed { "closed in order" } else { "not closed: the next start repairs it" };
+                    output::line(format!(
+                        "{}, {} messages in {} queues, {how}",
+                        show_bytes(report.file_bytes),
+                        show_count(report.messages),
+                        report.queues,
+                    ))?;
+                }
+                if !report.problems.is_empty() {
+                    let text = "the store is damaged: the next start sets it aside where it cannot be repaired";
+                    return Err(CliError::new(Exit::Store, text));
+                }
+            }
+            Self::Compact(data) => {
+                let folder = data.folder()?;
+                let done = compact(&folder)?;
+                if global.json {
+                    output::json(&json!({"folder": folder, "bytes_before": done.before, "bytes_after": done.after}))?;
+                } else {
+                    output::line(format!("{} became {}", show_bytes(done.before), show_bytes(done.after)))?;
+                }
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
