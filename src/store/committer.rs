@@ -53,7 +53,9 @@ impl Committer {
         let (sender, receiver) = channel();
         let thread = std::thread::Builder::new()
             .name("committer".to_owned())
-            .spawn(move || Work { store: Some(store), receiver, reopen, notify, deaf: false, stopping: false }.run())
+            .spawn(move || {
+                Work { store: Some(store), receiver, reopen, notify, deaf: false, owed: 0, stopping: false }.run()
+            })
             .expect("a process that cannot start its one writing thread cannot serve");
         Self { sender, thread }
     }
@@ -86,6 +88,9 @@ struct Work {
     notify: Notify,
     /// From a failure until it is known to whoever submits.
     deaf: bool,
+    /// Times it was opened again and whoever submits has not yet said so: after two failures in a row the answer to the first is
+    /// followed by batches that know nothing of the second.
+    owed: u32,
     stopping: bool,
 }
 
@@ -116,7 +121,10 @@ impl Work {
         match message {
             Message::Submit(batches) if !self.deaf => submits.push(batches),
             Message::Submit(_) => {}
-            Message::Resume => self.deaf = self.store.is_none(),
+            Message::Resume => {
+                self.owed = self.owed.saturating_sub(1);
+                self.deaf = self.owed > 0 || self.store.is_none();
+            }
             Message::Stop => self.stopping = true,
         }
     }
@@ -165,6 +173,7 @@ impl Work {
                 Ok(store) => {
                     let reader = store.reader();
                     self.store = Some(store);
+                    self.owed += 1;
                     (self.notify)(CommitEvent::Reopened(reader));
                     return;
                 }
@@ -349,6 +358,48 @@ mod tests {
         }
         committer.stop();
         assert!(receiver.recv().is_err(), "nothing more");
+    }
+
+    #[test]
+    fn after_two_failures_in_a_row_the_answer_to_the_first_does_not_open_its_ears() {
+        /// Fails to tidy once; commits in memory.
+        struct Once(MemoryStore, bool);
+        impl Store for Once {
+            fn commit(&mut self, batches: &[Batch]) -> Result<Committed, StoreError> {
+                self.0.commit(batches)
+            }
+            fn reader(&self) -> Box<dyn Reader> {
+                self.0.reader()
+            }
+            fn tidy(&mut self) -> Result<bool, StoreError> {
+                if self.1 { Err(StoreError::Io("tidy".to_owned())) } else { Ok(false) }
+            }
+        }
+        let (notify, receiver) = events();
+        let mut fails = [true, false].into_iter();
+        let reopen = Box::new(move || {
+            let store: Box<dyn Store> = Box::new(Once(MemoryStore::new(), fails.next().unwrap_or_default()));
+            Ok(store)
+        });
+        let committer = Committer::spawn(Box::new(Once(MemoryStore::new(), true)), reopen, notify);
+        let mut last = None;
+        for _ in 0..2 {
+            assert!(matches!(receiver.recv_timeout(PATIENCE).unwrap(), CommitEvent::Failed(StoreError::Io(_))));
+            let CommitEvent::Reopened(reader) = receiver.recv_timeout(PATIENCE).unwrap() else {
+                panic!("not reopened")
+            };
+            last = Some(reader);
+        }
+        // Of the second nobody has heard yet: what follows the first answer is made of what is lost.
+        committer.resume();
+        committer.submit(vec![batch(7)]);
+        committer.resume();
+        committer.submit(vec![batch(1)]);
+        assert_eq!(committed(&receiver).position, Position(1));
+        let reader = last.unwrap();
+        assert!(reader.get(Table::Bridge, &7u64.to_be_bytes()).unwrap().is_none());
+        assert!(reader.get(Table::Bridge, &1u64.to_be_bytes()).unwrap().is_some());
+        committer.stop();
     }
 
     #[test]
