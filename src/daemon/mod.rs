@@ -154,8 +154,7 @@ pub fn serve_with<M: Machine + 'static>(
     build: impl FnOnce(Now, Arc<Settings>, &dyn Reader, u64) -> Result<M, StoreError>,
     ready: impl FnOnce(&Ready, Stopper),
 ) -> Result<(), ServeError> {
-    let Options { settings, reload, signals } = options;
-    let settings = Arc::new(settings);
+    let Options { mut settings, reload, signals } = options;
     let files_max = limits::raise_open_files();
     if files_max.is_some_and(|max| max < u64::from(settings.limits.connections_max) + 64) {
         log::warn!(
@@ -165,6 +164,8 @@ pub fn serve_with<M: Machine + 'static>(
         );
     }
     let folder = folder::pick(&settings, |name| std::env::var_os(name)).ok_or(ServeError::NoFolder)?;
+    settings.data = Some(folder.clone());
+    let settings = Arc::new(settings);
     folder::make(&folder).map_err(|error| ServeError::Folder(folder.clone(), error))?;
 
     let inbox = Inbox::default();

@@ -36,7 +36,11 @@ impl Daemon {
         change(&mut settings);
         let ledger = Arc::<Ledger>::default();
         let (kept, reloaded) = (Arc::clone(&ledger), settings.clone());
-        let reload = move || Ok(Settings { name: "reloaded".into(), ..reloaded.clone() });
+        let reload = move || {
+            let mut settings = reloaded.clone();
+            settings.limits.streams_max = 77;
+            Ok(settings)
+        };
         let running = spawn_with(
             settings,
             Some(Box::new(reload)),
@@ -355,5 +359,5 @@ fn a_second_stop_does_not_wait() {
 fn a_reload_reaches_the_machine() {
     let daemon = Daemon::start(Mode::Echo);
     daemon.running().stopper.reload();
-    daemon.ledger.wait("reloaded", |seen: &Seen| seen.name.as_deref() == Some("reloaded"));
+    daemon.ledger.wait("reloaded", |seen: &Seen| seen.streams_max == Some(77));
 }

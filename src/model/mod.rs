@@ -11,4 +11,4 @@ mod time;
 pub use channel::{Channel, ChannelError, Filter, FilterError};
 pub use ids::{ConnId, Epoch, MessageId, MountId, Position, Priority, QueueId, Volume};
 pub use record::{Encoding, Properties, Property, Record, RecordError, tag};
-pub use time::{Mono, Now, Wall};
+pub use time::{Civil, Mono, Now, Wall};

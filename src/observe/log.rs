@@ -5,7 +5,7 @@
 //! and the next line that gets through is preceded by one that says how many were lost.
 
 use crate::config::{LogFormat, LogSettings};
-use crate::model::Wall;
+use crate::model::{Civil, Wall};
 use log::{Level, Log, Metadata, Record, SetLoggerError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -194,20 +194,10 @@ fn cut(text: &mut String, bytes: usize) {
 /// A time as RFC 3339 in UTC with milliseconds, `2026-11-21T12:04:40.123Z`. Years above 9999 have more digits.
 #[must_use]
 pub fn rfc3339(time: Wall) -> String {
-    let (days, ms) = (time.0 / 86_400_000, time.0 % 86_400_000);
-    // Days since 0000-03-01, so that a leap day is the last of its year; 400 years are 146,097 days.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (s, ms) = (ms / 1_000, ms % 1_000);
+    let Civil { year, month, day, hour, minute, second, ms } = time.civil();
     let mut text = String::with_capacity(24);
     // Writing to a String cannot fail.
-    let _ = write!(text, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3_600, s / 60 % 60, s % 60);
+    let _ = write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z");
     text
 }
 

@@ -9,7 +9,7 @@ use super::file::{Disk, RealDisk};
 use super::overlay::{self, Header};
 use super::redb::{RedbStore, from_io};
 use super::{Store, StoreError};
-use crate::model::Wall;
+use crate::model::{Civil, Wall};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -134,20 +134,10 @@ fn set_aside(disk: &dyn Disk, now: Wall) -> io::Result<String> {
     Ok(name)
 }
 
-/// `YYYYMMDDThhmmssZ` of a time, by the civil-from-days rule for the Gregorian calendar.
+/// `YYYYMMDDThhmmssZ` of a time.
 fn compact_time(at: Wall) -> String {
-    let seconds = at.0 / 1_000;
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01, so that the leap day is the last of its year.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", second / 3_600, second / 60 % 60, second % 60)
+    let Civil { year, month, day, hour, minute, second, .. } = at.civil();
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
 }
 
 /// An error of the system with the place and what to do about it.

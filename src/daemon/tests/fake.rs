@@ -59,7 +59,7 @@ pub(super) struct Seen {
     pub(super) spaces: usize,
     pub(super) timeouts: usize,
     pub(super) stops: usize,
-    pub(super) name: Option<String>,
+    pub(super) streams_max: Option<u32>,
 }
 
 #[derive(Default)]
@@ -255,7 +255,7 @@ impl Machine for Fake {
                 ledger.note(|seen| seen.timeouts += 1);
             }
             Event::Reload { settings } => {
-                ledger.note(|seen| seen.name = Some(settings.name.clone()));
+                ledger.note(|seen| seen.streams_max = Some(settings.limits.streams_max));
                 self.settings = settings;
             }
             Event::Stop { .. } => {
