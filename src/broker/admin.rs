@@ -71,8 +71,8 @@ impl Broker {
         Ok(())
     }
 
-    fn named(&self, name: &str) -> Result<usize, Refused> {
-        self.mount.queue(name).ok_or_else(|| (Code::UnknownQueue, format!("there is no queue {name:?}")))
+    fn named(&mut self, name: &str) -> Result<usize, Refused> {
+        self.named_queue(name).ok_or_else(|| (Code::UnknownQueue, format!("there is no queue {name:?}")))
     }
 
     fn status(&self) -> Status {

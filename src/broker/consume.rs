@@ -43,7 +43,7 @@ impl Broker {
         head: &Consume<'_>,
         filters: FilterItems<'_>,
     ) -> Result<(), (Code, String)> {
-        let Some(q) = self.mount.queue(head.queue) else {
+        let Some(q) = self.named_queue(head.queue) else {
             return Err((Code::UnknownQueue, format!("there is no queue {:?}", head.queue)));
         };
         if !is_name(head.name) {

@@ -63,6 +63,15 @@ impl Broker {
         log::warn!("queue {name:?}: message {} became a dead letter: {reason}", record.id);
     }
 
+    /// The queue of this name; that of a queue's dead letters is there even before the first.
+    pub(super) fn named_queue(&mut self, name: &str) -> Option<usize> {
+        if let Some(found) = self.mount.queue(name) {
+            return Some(found);
+        }
+        let of = self.mount.queue(name.strip_prefix(DEAD).filter(|of| !of.starts_with(DEAD))?)?;
+        Some(self.dead_queue(of))
+    }
+
     /// The queue of a queue's dead letters, made at the first.
     fn dead_queue(&mut self, q: usize) -> usize {
         let settings = dead_settings(&self.mount.queues[q].settings);
