@@ -1,7 +1,7 @@
 //! Data folders that cannot be used, are damaged, or run full: a sentence that says what to do, and nothing lost that was
 //! acknowledged.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 #[path = "support/child.rs"]
 mod child;

@@ -1,7 +1,7 @@
 //! The daemon is killed at moments nobody chose and started again: nothing acknowledged is missing, nothing is there twice,
 //! and each publisher's messages are in its order.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 #[path = "support/child.rs"]
 mod child;

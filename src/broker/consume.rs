@@ -78,7 +78,7 @@ impl Broker {
             credit_messages: 0,
             credit_bytes: 0,
             paused: false,
-            first_tag: 1,
+            next_tag: 1,
             tags: VecDeque::new(),
         };
         if !attachment.add_credit(head.credit_messages, head.credit_bytes) {
@@ -238,6 +238,9 @@ impl Broker {
         let (overdue, busy) = (consumer.overdue(now), consumer.outstanding > 0 || !consumer.attachments.is_empty());
         for (lane, seq) in overdue {
             self.fail_delivery(q, c, lane, seq, 0, false);
+        }
+        if let Some(consumer) = self.mount.queues[q].consumers[c].as_mut() {
+            consumer.squeeze_tags();
         }
         if busy {
             self.timers.set(Timer::AckTimeout(q, c), now.plus_ms((timeout / 4).max(10)));

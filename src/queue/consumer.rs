@@ -118,10 +118,10 @@ pub struct Attachment {
     pub credit_bytes: i64,
     /// Held by the client.
     pub paused: bool,
-    /// Tag of `tags`' first element.
-    pub first_tag: u64,
-    /// What each tag stands for; `None` once settled.
-    pub tags: VecDeque<Option<(Priority, u64)>>,
+    /// The next tag to be given.
+    pub next_tag: u64,
+    /// What the tags that are not settled stand for, by tag: those between are gone, however long one is held back.
+    pub tags: VecDeque<(u64, Priority, u64)>,
 }
 
 /// What a failure leads to.
@@ -355,6 +355,26 @@ impl Consumer {
             .collect()
     }
 
+    /// Forgets tags of deliveries that were overdue, once they are many: what they stood for is under way under another
+    /// tag, or done.
+    pub fn squeeze_tags(&mut self) {
+        let room = 256 + 2 * self.outstanding as usize;
+        let mut attachments = std::mem::take(&mut self.attachments);
+        for a in attachments.iter_mut().filter(|a| a.tags.len() > room) {
+            let mut met = std::collections::HashSet::new();
+            let mut kept: VecDeque<_> = VecDeque::new();
+            for &(tag, priority, seq) in a.tags.iter().rev() {
+                let state = self.pending(priority, seq).map(|p| p.state);
+                let mine = matches!(state, Some(PendingState::InFlight(owner, _)) if owner == a.id);
+                if mine && met.insert((priority, seq)) {
+                    kept.push_front((tag, priority, seq));
+                }
+            }
+            a.tags = kept;
+        }
+        self.attachments = attachments;
+    }
+
     /// Whether one more new message may be under way.
     #[must_use]
     pub const fn has_room(&self) -> bool {
@@ -432,8 +452,9 @@ impl Attachment {
 
     /// Gives a message the next tag.
     pub fn tag(&mut self, priority: Priority, seq: u64, bytes: usize) -> u64 {
-        let tag = self.first_tag + self.tags.len() as u64;
-        self.tags.push_back(Some((priority, seq)));
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        self.tags.push_back((tag, priority, seq));
         self.credit_messages = self.credit_messages.saturating_sub(1);
         self.credit_bytes -= bytes as i64;
         tag
@@ -442,18 +463,12 @@ impl Attachment {
     /// Takes the messages of a range of tags that are not settled yet; `None` when one of them was never given.
     pub fn take_tags(&mut self, first: u64, count: u32) -> Option<Vec<(Priority, u64)>> {
         let end = first.checked_add(u64::from(count))?;
-        if first == 0 || end > self.first_tag + self.tags.len() as u64 {
+        if first == 0 || end > self.next_tag {
             return None;
         }
-        let from = first.max(self.first_tag);
-        let mut taken = Vec::with_capacity(end.saturating_sub(from) as usize);
-        for tag in from..end {
-            taken.extend(self.tags[(tag - self.first_tag) as usize].take());
-        }
-        while matches!(self.tags.front(), Some(None)) {
-            self.tags.pop_front();
-            self.first_tag += 1;
-        }
+        let from = self.tags.partition_point(|(tag, ..)| *tag < first);
+        let to = self.tags.partition_point(|(tag, ..)| *tag < end);
+        let taken = self.tags.drain(from..to).map(|(_, priority, seq)| (priority, seq)).collect();
         Some(taken)
     }
 }
@@ -516,7 +531,7 @@ mod tests {
             credit_messages: 10,
             credit_bytes: 100,
             paused: false,
-            first_tag: 1,
+            next_tag: 1,
             tags: VecDeque::new(),
         };
         for seq in 1..=3 {
@@ -529,5 +544,47 @@ mod tests {
         assert_eq!(a.take_tags(0, 1), None);
         assert_eq!(a.take_tags(u64::MAX, 2), None);
         assert!(!a.add_credit(u32::MAX, 0) && a.add_credit(1, 1));
+    }
+
+    fn attachment() -> Attachment {
+        Attachment {
+            id: 1,
+            conn: ConnId(1),
+            stream: 1,
+            credit_messages: 1_000_000,
+            credit_bytes: 1_000_000,
+            paused: false,
+            next_tag: 1,
+            tags: VecDeque::new(),
+        }
+    }
+
+    #[test]
+    fn one_delivery_held_back_does_not_keep_the_tags_of_all_that_follow() {
+        let mut a = attachment();
+        a.tag(P, 1, 1);
+        for seq in 2..10_000 {
+            let tag = a.tag(P, seq, 1);
+            assert_eq!(a.take_tags(tag, 1), Some(vec![(P, seq)]));
+        }
+        assert_eq!(a.tags.len(), 1);
+        assert_eq!(a.take_tags(1, 5_000), Some(vec![(P, 1)]));
+    }
+
+    #[test]
+    fn deliveries_overdue_again_and_again_do_not_keep_their_tags() {
+        let mut c = consumer();
+        c.attempts_max = 0;
+        c.attachments.push(attachment());
+        c.deliver_next(P, 1, Mono(0));
+        let mut last = 0;
+        for _ in 0..10_000 {
+            last = c.attachments[0].tag(P, 1, 1);
+            c.fail(P, 1, Wall(0), 1, false, 1, 0.0);
+            c.set_state(P, 1, PendingState::InFlight(1, Mono(0)));
+            c.squeeze_tags();
+        }
+        assert!(c.attachments[0].tags.len() <= 300, "{}", c.attachments[0].tags.len());
+        assert_eq!(c.attachments[0].take_tags(last, 1), Some(vec![(P, 1)]), "the newest still answers");
     }
 }

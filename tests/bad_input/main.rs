@@ -1,6 +1,6 @@
 //! Bad input against the real daemon over real sockets: a typed error that says what to do, and nobody else disturbed.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 mod bytes;
 #[path = "../support/child.rs"]

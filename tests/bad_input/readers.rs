@@ -89,7 +89,7 @@ fn a_subscriber_that_never_reads_loses_messages_or_its_session_as_it_chose() {
     let grown = broker.child.resident_bytes().saturating_sub(before);
     println!(
         "two subscribers that do not read {} MiB: {} KiB more",
-        MESSAGES as usize * PAYLOAD_BYTES >> 20,
+        (MESSAGES as usize * PAYLOAD_BYTES) >> 20,
         grown >> 10
     );
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes more");

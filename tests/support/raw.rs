@@ -88,6 +88,9 @@ impl Got {
     }
 }
 
+/// A delivered message: tag, sequence, payload.
+pub type Item = (u64, u64, Vec<u8>);
+
 /// Why nothing came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nothing {
@@ -310,7 +313,7 @@ impl Raw {
     }
 
     /// The epoch and items (tag, sequence, payload) of the next delivery of small messages; `None` at the end.
-    pub fn try_delivery(&mut self) -> Option<(u64, Vec<(u64, u64, Vec<u8>)>)> {
+    pub fn try_delivery(&mut self) -> Option<(u64, Vec<Item>)> {
         let got = self.poll(PATIENCE).ok()?;
         assert_eq!(got.kind, FrameType::Deliver, "{}", got.words());
         let head: wire::Deliver = got.head();
