@@ -202,7 +202,8 @@ fn consumers_with_bad_names_queues_filters_or_numbers_are_refused_and_the_sessio
     for (queue, name, code) in [
         ("nowhere", "c", Code::UnknownQueue),
         ("", "c", Code::UnknownQueue),
-        ("$dead/main", "c", Code::UnknownQueue),
+        ("$dead/nowhere", "c", Code::UnknownQueue),
+        ("$dead/$dead/main", "c", Code::UnknownQueue),
         (&long[..], "c", Code::UnknownQueue),
         ("main", "", Code::BadName),
         ("main", &long, Code::BadName),
