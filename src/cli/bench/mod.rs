@@ -80,7 +80,7 @@ pub(super) struct Bench {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
     /// Start a broker in a temporary folder and stop it afterwards
-    #[arg(long, conflicts_with = "url")]
+    #[arg(long)]
     spawn: bool,
     /// Configuration of that broker
     #[arg(long, value_name = "FILE", requires = "spawn")]
