@@ -1,4 +1,5 @@
 //! The command line as a script sees it: output, files and exit codes, against brokers of the same program.
+#![cfg(feature = "daemon")]
 #![allow(clippy::disallowed_methods, reason = "a test waits for a condition, but not for ever")]
 
 use serde_json::Value;

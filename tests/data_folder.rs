@@ -1,6 +1,6 @@
 //! Data folders that cannot be used, are damaged, or run full: a sentence that says what to do, and nothing lost that was
 //! acknowledged.
-
+#![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 #[path = "support/child.rs"]

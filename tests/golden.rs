@@ -1,6 +1,7 @@
 //! The frozen bytes: one golden file for each frame type and each malformation, and the worked example of the page.
 //!
 //! `TIDEGATE_BLESS=1 cargo test --test golden` writes the files anew. A change in them is a change of the protocol.
+#![cfg(feature = "daemon")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

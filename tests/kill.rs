@@ -1,6 +1,6 @@
 //! The daemon is killed at moments nobody chose and started again: nothing acknowledged is missing, nothing is there twice,
 //! and each publisher's messages are in its order.
-
+#![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 #[path = "support/child.rs"]

@@ -1,4 +1,5 @@
 //! Properties of the frame codec: total over any bytes, faithful to what was written, and deaf to no damage.
+#![cfg(feature = "daemon")]
 
 use proptest::collection::vec;
 use proptest::prelude::*;

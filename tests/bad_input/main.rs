@@ -1,5 +1,5 @@
 //! Bad input against the real daemon over real sockets: a typed error that says what to do, and nobody else disturbed.
-
+#![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 mod bytes;
