@@ -1,7 +1,7 @@
 //! A full disk is a state, and so is a failed store.
 
 use super::Broker;
-use super::{Effect, load};
+use super::{Effect, Timer, load};
 use crate::model::{ConnId, Position, Priority, Volume};
 use crate::session::Publisher;
 use crate::store::{Reader, StoreError};
@@ -147,6 +147,8 @@ impl Broker {
         }
         self.reads.clear();
         self.pumps.clear();
+        // Queues and consumers may have other places in their lists now, or none.
+        self.timers.retain(|t| !matches!(t, Timer::Retry(..) | Timer::AckTimeout(..) | Timer::Delayed(_)));
         // Queues in memory did not fail: they stay as they are, at their place in the list.
         let old = std::mem::replace(&mut self.mount, loaded.mount);
         self.adopt_memory(old);

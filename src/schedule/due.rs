@@ -40,6 +40,12 @@ impl<K: Copy + Ord + Hash> Due<K> {
         }
     }
 
+    /// Forgets all keys but these.
+    pub fn retain(&mut self, keep: impl Fn(&K) -> bool) {
+        self.times.retain(|key, _| keep(key));
+        self.order.retain(|(_, key)| keep(key));
+    }
+
     /// When the first is due.
     #[must_use]
     pub fn next(&self) -> Option<Mono> {

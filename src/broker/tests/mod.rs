@@ -4,5 +4,6 @@ mod consuming;
 mod crash;
 mod live;
 mod publishing;
+mod review;
 mod storage;
 mod world;

@@ -126,6 +126,11 @@ impl World {
         self.event(Event::StoreReopened { reader: &*reader });
     }
 
+    /// Performs a read of the disk, without telling the broker.
+    pub(super) fn perform(&self, request: &crate::store::ReadRequest) -> Result<crate::store::ReadResult, StoreError> {
+        perform(&*self.disk.reader(), request)
+    }
+
     /// Lets time pass, firing every timer on its way.
     pub(super) fn pass(&mut self, ms: u64) {
         let end = self.now.mono.plus_ms(ms);
