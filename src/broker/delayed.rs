@@ -44,7 +44,8 @@ impl Broker {
         if q.delayed.reading || q.delayed.messages == 0 {
             return;
         }
-        q.delayed.reading = true;
+        // What is held back from here on is not among the rows: its time is kept apart.
+        (q.delayed.reading, q.delayed.due) = (true, None);
         let prefix = Bytes::copy_from_slice(&schema::queue_key(q.key));
         let request = ReadRequest::Rows {
             table: Table::Delayed,
@@ -61,11 +62,12 @@ impl Broker {
     pub(super) fn handle_delayed(&mut self, queue: usize, result: Option<ReadResult>) {
         self.mount.queues[queue].delayed.reading = false;
         let Some(ReadResult::Rows(rows)) = result else {
+            self.mount.queues[queue].delayed.due = Some(self.now.wall);
             self.timers.set(Timer::Delayed(queue), self.now.mono.plus_ms(READ_RETRY_MS));
             return;
         };
         let full = rows.len() >= DELAYED_ROWS;
-        let mut next = full.then_some(self.now.wall);
+        let mut next = None;
         for (key, bytes) in rows {
             let Some(due) = key.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes) else { continue };
             if due > self.now.wall.0 {
@@ -85,8 +87,10 @@ impl Broker {
             }
         }
         let delayed = &mut self.mount.queues[queue].delayed;
-        delayed.due = if delayed.messages == 0 { None } else { next.or(Some(self.now.wall.plus_ms(50))) };
-        if full {
+        let next_or_soon = (delayed.messages > 0).then(|| next.unwrap_or(self.now.wall.plus_ms(50)));
+        delayed.due = next_or_soon.map(|next| delayed.due.map_or(next, |due| due.min(next)));
+        // A row that is not due ends the search: after it there is nothing to look for yet.
+        if full && next.is_none() {
             self.read_delayed(queue);
         } else {
             self.arm_delayed(queue);

@@ -24,3 +24,45 @@ fn timers_of_consumers_that_did_not_survive_a_failure_ring_for_nobody() {
     w.pass(5_000);
     assert!(w.is_closed(r));
 }
+
+#[test]
+fn a_page_of_delayed_messages_that_are_not_due_is_read_once() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    for n in 0..400u64 {
+        let delay = if n < 10 { 1_000 } else { 3_600_000 };
+        w.publish_with(c, 1 + n, Contract::Queue, |r| r.delay_ms = delay, "a", &n.to_string());
+    }
+    let before = w.broker.ids;
+    w.pass(10_000);
+    assert!(w.broker.ids - before < 20, "{} reads", w.broker.ids - before);
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 1_000);
+    assert_eq!(w.texts(r), numbers(0..10));
+    w.pass(3_600_000);
+    assert_eq!(w.texts(r), numbers(10..400));
+}
+
+#[test]
+fn a_message_delayed_while_others_are_read_is_not_forgotten() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    w.publish_with(c, 1, Contract::Queue, |r| r.delay_ms = 1_000, "a", "one");
+    w.publish_with(c, 2, Contract::Queue, |r| r.delay_ms = 3_600_000, "a", "hour");
+    w.now.mono = w.now.mono.plus_ms(1_000);
+    w.now.wall = w.now.wall.plus_ms(1_000);
+    w.broker.handle(w.now, Event::Timeout);
+    let mut effects: Vec<Effect> = std::iter::from_fn(|| w.broker.poll_effect()).collect();
+    let at = effects.iter().position(|e| matches!(e, Effect::Read { .. })).expect("a read");
+    let Effect::Read { volume: Volume::Disk, token, request } = effects.remove(at) else { panic!("of the disk") };
+    // The read is performed; before its answer is heard, somebody publishes.
+    let result = w.perform(&request);
+    w.publish_with(c, 3, Contract::Queue, |r| r.delay_ms = 10, "a", "soon");
+    w.event(Event::Read { token, result });
+    w.pass(100);
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 10);
+    assert_eq!(w.texts(r), ["one", "soon"]);
+}
