@@ -268,9 +268,8 @@ impl Broker {
             let item = LiveItem { stored_ms, lane: record.priority.get(), ..LiveItem::default() };
             self.deliver_now(conn, stream, item_flag::RETAINED, item, bytes);
         }
-        if rows.len() >= RETAINED_ROWS
-            && let Some((last, _)) = rows.last()
-        {
+        // A page ends by rows or by bytes: only an empty one is surely the last.
+        if let Some((last, _)) = rows.last() {
             let next = [&last[..], &[0]].concat();
             self.prime_retained(conn, stream, filter, next.into());
         }

@@ -66,3 +66,20 @@ fn a_message_delayed_while_others_are_read_is_not_forgotten() {
     w.credit(r, 1, 10);
     assert_eq!(w.texts(r), ["one", "soon"]);
 }
+
+#[test]
+fn retained_values_of_more_than_a_page_all_come() {
+    let mut w = World::new(vec![]);
+    let c = w.connect();
+    for n in 0..30u64 {
+        let text = "x".repeat(50_000);
+        w.publish_with(c, 1 + n, Contract::Queue, |r| r.retain = true, &format!("site/{n}"), &text);
+    }
+    let s = w.connect();
+    let since = Since::Now;
+    let head = Subscribe { filter: "site/#", retained: true, since, respond: false, disconnect_when_slow: false };
+    w.send(s, 1, &head, &[]);
+    let frames = w.frames(s);
+    let whole = |f: &&super::world::Seen| f.kind == FrameType::Deliver && f.flags & crate::wire::FLAG_CONT == 0;
+    assert_eq!(frames.iter().filter(whole).count(), 30);
+}
