@@ -303,7 +303,7 @@ impl Broker {
         while let Some((q, c)) = self.pumps.pop() {
             self.pumps.retain(|p| *p != (q, c));
             let Some(mut consumer) = self.mount.queues[q].consumers.get_mut(c).and_then(Option::take) else { continue };
-            self.pump_retries(q, c, &mut consumer);
+            self.pump_retries(q, c, &mut consumer, None);
             self.pump_new(q, c, &mut consumer);
             if let Some((due, ..)) = consumer.waiting.first().filter(|(due, ..)| *due > self.now.wall) {
                 self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(due.ms_since(self.now.wall)));
@@ -333,7 +333,8 @@ impl Broker {
         None
     }
 
-    fn pump_retries(&mut self, q: usize, c: usize, consumer: &mut Consumer) {
+    /// Delivers again what is due; `read` is a block that was just read for it.
+    fn pump_retries(&mut self, q: usize, c: usize, consumer: &mut Consumer, read: Option<(Priority, &Block)>) {
         while let Some(&(due, lane, seq)) = consumer.waiting.first() {
             if due > self.now.wall {
                 return;
@@ -344,8 +345,13 @@ impl Broker {
                 consumer.lost += 1;
                 continue;
             }
+            // One read at a time, and nothing overtakes it: a window of reads would be as many blocks in memory.
+            if consumer.fetching > 0 {
+                return;
+            }
             let Some(at) = self.pick(consumer) else { return };
-            match self.mount.queues[q].volume_tail(self).find(q, lane, seq).cloned() {
+            let read = read.filter(|(l, block)| *l == lane && holds(block, seq)).map(|(_, block)| block);
+            match read.or_else(|| self.mount.queues[q].volume_tail(self).find(q, lane, seq)).cloned() {
                 Some(block) => self.redeliver(q, c, consumer, at, lane, seq, &block),
                 None => {
                     consumer.set_state(lane, seq, PendingState::Fetching);
@@ -368,9 +374,8 @@ impl Broker {
             self.mount.queues[q].consumers[c] = Some(consumer);
             return;
         };
-        let holds = |b: &Block| (b.first..b.first + u64::from(b.count)).contains(&seq);
         let block = match result {
-            Some(ReadResult::Blocks(blocks)) => Some(blocks.into_iter().find(holds)),
+            Some(ReadResult::Blocks(blocks)) => Some(blocks.into_iter().find(|b| holds(b, seq))),
             _ => None,
         };
         match (block, pending.state) {
@@ -383,7 +388,10 @@ impl Broker {
             }
             (Some(Some(block)), PendingState::Dying) => self.bury(q, &mut consumer, lane, seq, pending, &block),
             (Some(Some(block)), PendingState::Fetching) => match self.pick(&mut consumer) {
-                Some(at) => self.redeliver(q, c, &mut consumer, at, lane, seq, &block),
+                Some(at) => {
+                    self.redeliver(q, c, &mut consumer, at, lane, seq, &block);
+                    self.pump_retries(q, c, &mut consumer, Some((lane, &block)));
+                }
                 None => consumer.set_state(lane, seq, PendingState::Waiting(Wall(0))),
             },
             _ => {}
@@ -607,6 +615,11 @@ impl crate::queue::Queue {
 fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b))
+}
+
+/// Whether a block has this message.
+fn holds(block: &Block, seq: u64) -> bool {
+    (block.first..block.first + u64::from(block.count)).contains(&seq)
 }
 
 /// The cursor at a sequence of a block.

@@ -83,3 +83,31 @@ fn retained_values_of_more_than_a_page_all_come() {
     let whole = |f: &&super::world::Seen| f.kind == FrameType::Deliver && f.flags & crate::wire::FLAG_CONT == 0;
     assert_eq!(frames.iter().filter(whole).count(), 30);
 }
+
+#[test]
+fn redeliveries_from_disk_are_read_as_credit_allows_and_in_order() {
+    let mut settings = Settings { queues: vec![queue("main", "#")], ..Default::default() };
+    settings.store.tail_bytes = 4 * 1_024;
+    let mut w = World::with(settings);
+    let c = w.connect();
+    let texts: Vec<String> = (0..100).map(|n| format!("{n:0>300}")).collect();
+    for (n, text) in (1..).zip(&texts) {
+        w.publish(c, n, "a", text);
+    }
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 100);
+    assert_eq!(w.texts(r), texts);
+    w.disconnect(r);
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    let before = w.broker.ids;
+    let mut again = Vec::new();
+    for _ in 0..100 {
+        w.credit(r, 1, 1);
+        assert!(w.broker.reads.len() <= 1);
+        again.extend(w.texts(r));
+    }
+    assert!(again == texts, "a message in memory overtook one on disk");
+    assert!(w.broker.ids - before <= 210, "{} reads for 100 messages", w.broker.ids - before);
+}
