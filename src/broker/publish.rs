@@ -254,7 +254,8 @@ impl Broker {
             self.remember(record, disk, memory);
         }
         if !route.subscriptions.is_empty() && record.delay_ms == 0 {
-            if wait[0].0 > 0 {
+            // Also where the publisher does not wait: an offset that was seen must never be another message's.
+            if disk {
                 self.disk.fan_out_later(route, live, bytes);
             } else {
                 self.fan_out(route, live, bytes);

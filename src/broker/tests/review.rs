@@ -111,3 +111,21 @@ fn redeliveries_from_disk_are_read_as_credit_allows_and_in_order() {
     assert!(again == texts, "a message in memory overtook one on disk");
     assert!(w.broker.ids - before <= 210, "{} reads for 100 messages", w.broker.ids - before);
 }
+
+#[test]
+fn subscribers_of_a_stored_message_see_it_when_it_is_durable_whatever_its_contract() {
+    let mut w = World::new(vec![QueueSettings { contract: Contract::Memory, history: true, ..queue("main", "#") }]);
+    let (s, c) = (w.connect(), w.connect());
+    let since = Since::Now;
+    let head = Subscribe { filter: "#", retained: false, since, respond: false, disconnect_when_slow: false };
+    w.send(s, 1, &head, &[]);
+    w.frames(s);
+    w.hold_commits = true;
+    w.publish_with(c, 1, Contract::Disk, |_| {}, "a", "first");
+    w.publish_with(c, 2, Contract::Memory, |_| {}, "a", "second");
+    assert_eq!(w.texts(s), Vec::<String>::new(), "its offset may yet be another's");
+    while !w.held.is_empty() {
+        w.release_commit();
+    }
+    assert_eq!(w.texts(s), ["first", "second"]);
+}
