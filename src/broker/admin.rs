@@ -9,7 +9,7 @@ use crate::model::admin::{
     PeekItem, PeekQuery, QueueQuery, QueueStatus, ReplayQuery, Status,
 };
 use crate::model::{ConnId, Priority, Properties, Record, tag};
-use crate::queue::Queue;
+use crate::queue::{Admission, Queue};
 use crate::store::block::BlockReader;
 use crate::store::{ReadRequest, ReadResult};
 use crate::wire::{Code, Contract};
@@ -227,20 +227,25 @@ impl Broker {
             Waiting::Replay { conn, stream, dead, target, lane, mut from, mut left, mut moved } => {
                 let visible = self.mount.queues[dead].lane(lane).map_or(1, |l| l.visible);
                 let mut letters = Vec::new();
-                let more = !blocks.is_empty();
-                each(&blocks, &mut from, visible, &mut |_, _, data| {
-                    letters.push(data.to_vec());
+                each(&blocks, &mut from, visible, &mut |seq, _, data| {
+                    letters.push((seq, data.to_vec()));
                     left -= 1;
                     left > 0
                 });
-                moved += letters.len() as u64;
-                for letter in &letters {
-                    self.revive(target, letter);
+                let mut below = from;
+                let mut more = !letters.is_empty();
+                for (seq, letter) in &letters {
+                    if !self.revive(target, letter) {
+                        (below, more) = (*seq, false);
+                        break;
+                    }
+                    moved += 1;
                 }
-                let below = from;
                 let gone = self.mount.queues[dead].lane_mut(lane).trim(below);
-                self.mount.queues[dead].dirty = true;
-                self.push_freed(dead, &[(lane, gone)]);
+                if gone.messages > 0 {
+                    self.mount.queues[dead].dirty = true;
+                    self.push_freed(dead, &[(lane, gone)]);
+                }
                 let next = self.mount.queues[dead].lanes().rev().find(|l| l.head < l.visible);
                 match next.map(|l| (l.priority, l.head)) {
                     Some((lane, from)) if left > 0 && more => {
@@ -252,9 +257,10 @@ impl Broker {
         }
     }
 
-    /// A dead letter lives again: without what the broker wrote on it, past the dedupe window.
-    fn revive(&mut self, target: usize, letter: &[u8]) {
-        let Ok(record) = Record::decode(letter) else { return };
+    /// A dead letter lives again: without what the broker wrote on it, past the dedupe window. False when its queue is
+    /// full and does not drop its oldest: what waits there was acknowledged.
+    fn revive(&mut self, target: usize, letter: &[u8]) -> bool {
+        let Ok(record) = Record::decode(letter) else { return true };
         let mut properties = Vec::new();
         let mut buffer = vec![0; letter.len()];
         for p in record.properties.iter().filter(|p| !(tag::DEAD_REASON..=tag::DEAD_QUEUE).contains(&p.tag)) {
@@ -265,7 +271,12 @@ impl Broker {
         let record = Record { properties: Properties::parse(&properties).unwrap_or_default(), ..record };
         let mut bytes = Vec::new();
         record.encode_to(&mut bytes);
+        let room = self.mount.queues[target].admit(bytes.len() as u64, record.priority);
+        if !matches!(room, Admission::Take | Admission::DropOldest) {
+            return false;
+        }
         self.append_bounded(target, &record, &bytes);
+        true
     }
 }
 

@@ -129,3 +129,36 @@ fn subscribers_of_a_stored_message_see_it_when_it_is_durable_whatever_its_contra
     }
     assert_eq!(w.texts(s), ["first", "second"]);
 }
+
+#[test]
+fn a_replay_never_pushes_out_what_waits_in_a_queue_that_rejects() {
+    let full = QueueSettings { messages_max: 2, overflow: Overflow::Reject, ..queue("main", "#") };
+    let mut w = World::new(vec![full]);
+    let c = w.connect();
+    w.publish(c, 1, "a", "poison");
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 1);
+    assert_eq!(w.texts(r), ["poison"]);
+    w.send(r, 1, &Nack { first: 1, count: 1, delay_ms: 0, give_up: true, reason: "" }, &[]);
+    w.pass(1_000);
+    w.publish(c, 2, "a", "kept 1");
+    w.publish(c, 3, "a", "kept 2");
+    assert_eq!(w.verdicts(c).last(), Some(&(3, Ok(Outcome::Stored))));
+    let root = w.connect();
+    let call = |w: &mut World| {
+        let body = r#"{"name":"main"}"#;
+        let head = Request { channel: admin::QUEUE_REPLAY, deadline_ms: 0, total: body.len() as u32, properties: &[] };
+        w.send(root, 9, &head, body.as_bytes());
+        let seen = w.expect(root);
+        assert_eq!(seen.get::<Response<'_>>().status, 0);
+        String::from_utf8_lossy(&seen.payload).into_owned()
+    };
+    assert_eq!(call(&mut w), r#"{"count":0}"#);
+    w.credit(r, 1, 10);
+    assert_eq!(w.texts(r), ["kept 1", "kept 2"]);
+    w.ack(r, 1, 2, 2);
+    w.pass(1_000);
+    assert_eq!(call(&mut w), r#"{"count":1}"#, "the letter stayed until there was room");
+    assert_eq!(w.texts(r), ["poison"]);
+}
