@@ -289,6 +289,7 @@ impl Broker {
             self.done(conn, stream, epoch, newest, complete);
         }
         let sent = found.last().map(|p| (epoch, p.offset));
+        let mut complete = complete;
         for past in &found {
             let item = LiveItem {
                 epoch,
@@ -297,7 +298,7 @@ impl Broker {
                 offset: Some(past.offset),
                 stored_ms: past.stored.0,
             };
-            self.deliver_now(conn, stream, item_flag::HISTORY, item, &past.record);
+            complete &= self.deliver_now(conn, stream, item_flag::HISTORY, item, &past.record);
         }
         if is_request {
             // The end of a history travels behind its messages.
@@ -351,16 +352,17 @@ impl Broker {
         self.deliver_now(conn, stream, 0, item, record);
     }
 
-    fn deliver_now(&mut self, conn: ConnId, stream: u32, flags: u8, item: LiveItem, record: &[u8]) {
+    /// False when the message was dropped.
+    fn deliver_now(&mut self, conn: ConnId, stream: u32, flags: u8, item: LiveItem, record: &[u8]) -> bool {
         let limit = self.settings.limits.outbox_bytes_max as usize;
         let waiting = self.waiting_bytes(conn);
-        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let Some(c) = self.conns.get_mut(&conn) else { return false };
         let too_large = record.len() > c.session.peer_message_bytes_max as usize;
         let (paused, lost) = self.subscription_mut(conn, stream).map_or((false, 0), |s| (s.paused, s.dropped));
         // A message larger than the whole outbox still passes when nothing else waits.
         if too_large || paused || (waiting > 0 && waiting + record.len() > limit) {
             self.drop_slow(conn, stream, record.len());
-            return;
+            return false;
         }
         if lost > 0 {
             // The gap is told where it is: before what follows it.
@@ -368,6 +370,7 @@ impl Broker {
         }
         self.counters.fanned_out += 1;
         self.item(conn, stream, item.epoch, 0, &item.deliver(flags, record));
+        true
     }
 
     /// A message did not fit: counted and told, or the end of the session, as the subscriber chose.

@@ -162,3 +162,25 @@ fn a_replay_never_pushes_out_what_waits_in_a_queue_that_rejects() {
     assert_eq!(call(&mut w), r#"{"count":1}"#, "the letter stayed until there was room");
     assert_eq!(w.texts(r), ["poison"]);
 }
+
+#[test]
+fn a_history_that_does_not_fit_the_outbox_is_not_called_complete() {
+    let mut w = World::new(vec![QueueSettings { history: true, ..queue("main", "#") }]);
+    let c = w.connect();
+    for n in 0..18u64 {
+        w.publish(c, 1 + n, "a", &"x".repeat(50_000));
+    }
+    let s = w.connect();
+    w.reads(s, false);
+    for stream in 1..=4 {
+        w.send(s, stream, &History { channel: "a", since: Since::Last(18), limit: 0 }, &[]);
+    }
+    w.reads(s, true);
+    let frames = w.frames(s);
+    for stream in 1..=4 {
+        let of = |kind| frames.iter().filter(move |f| f.stream == stream && f.kind == kind);
+        let items = of(FrameType::Deliver).filter(|f| f.flags & crate::wire::FLAG_CONT == 0).count();
+        let done = of(FrameType::Ok).next().expect("an end").get::<Done>();
+        assert_eq!(done.complete, items == 18, "stream {stream}: {items} of 18");
+    }
+}
