@@ -161,6 +161,10 @@ impl Broker {
     pub(super) fn delete_consumer(&mut self, queue: usize, consumer: usize) {
         let Some(c) = self.mount.queues[queue].consumers[consumer].take() else { return };
         let (key, volume) = (self.mount.queues[queue].key, self.mount.queues[queue].volume);
+        // Another may take its place in the list: what was read for this one says nothing to that.
+        self.reads.retain(|_, waiting| {
+            !matches!(waiting, Waiting::Page(q, c, _) | Waiting::Fetch(q, c, ..) if (*q, *c) == (queue, consumer))
+        });
         let now = self.now.mono;
         let row = schema::named_key(key, &c.name);
         let v = self.volume_mut(volume);

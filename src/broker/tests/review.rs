@@ -184,3 +184,35 @@ fn a_history_that_does_not_fit_the_outbox_is_not_called_complete() {
         assert_eq!(done.complete, items == 18, "stream {stream}: {items} of 18");
     }
 }
+
+#[test]
+fn a_page_read_for_a_deleted_consumer_moves_no_other() {
+    let mut w = World::new(vec![QueueSettings { keep: Keep::Limits, ..queue("main", "#") }]);
+    let c = w.connect();
+    for n in 0..20 {
+        w.publish(c, 1 + n, "a", &n.to_string());
+    }
+    w.restart();
+    let a = w.connect();
+    w.consume_with(a, 1, "main", "a", &[], |h| h.window = 10);
+    w.frames(a);
+    w.credit(a, 1, 10);
+    assert_eq!(w.texts(a).len(), 10);
+    // What follows is read anew, and the answer takes its time.
+    let lane = w.broker.mount.queues[0].consumers[0].as_mut().and_then(|c| c.lanes[0].as_mut()).expect("met");
+    lane.at = None;
+    let ack = w.frame(a, 1, &crate::wire::Ack { first: 1, count: 10 }, &[]);
+    let credit = w.frame(a, 1, &Credit { messages: 10, bytes: 1_000 }, &[]);
+    w.broker.handle(w.now, Event::Received { conn: a, bytes: &[ack, credit].concat() });
+    let mut effects: Vec<Effect> = std::iter::from_fn(|| w.broker.poll_effect()).collect();
+    let at = effects.iter().position(|e| matches!(e, Effect::Read { .. })).expect("a read");
+    let Effect::Read { token, request, .. } = effects.remove(at) else { unreachable!() };
+    let stale = w.perform(&request);
+    w.disconnect(a);
+    w.broker.delete_consumer(0, 0);
+    let b = w.connect();
+    w.consume(b, 1, "main", "b");
+    w.event(Event::Read { token, result: stale });
+    w.credit(b, 1, 100);
+    assert_eq!(w.texts(b), numbers(0..20));
+}
