@@ -478,6 +478,14 @@ impl Broker {
             return true;
         }
         let cursor = place.cursor;
+        while let Some(block) = place.ahead.pop_front() {
+            if holds(&block, cursor) {
+                place.at = stand(&block, cursor);
+                if place.at.is_some() {
+                    return true;
+                }
+            }
+        }
         if let Some(block) = self.mount.queues[q].volume_tail(self).find(q, lane, cursor) {
             place.at = stand(block, cursor);
             if place.at.is_some() {
@@ -501,8 +509,12 @@ impl Broker {
         match result {
             Some(ReadResult::Blocks(blocks)) => {
                 let cursor = place.cursor;
-                match blocks.into_iter().find(|b| b.first + u64::from(b.count) > cursor) {
-                    Some(block) if block.first <= cursor => place.at = stand(&block, cursor),
+                let mut blocks = VecDeque::from(blocks);
+                while blocks.front().is_some_and(|b| b.first + u64::from(b.count) <= cursor) {
+                    blocks.pop_front();
+                }
+                match blocks.pop_front() {
+                    Some(block) if block.first <= cursor => (place.at, place.ahead) = (stand(&block, cursor), blocks),
                     // Damage on disk, or a trim that came between: what is missing is not waited for.
                     Some(block) => lost = place.skip_to(block.first.min(visible)),
                     None => lost = place.skip_to(visible),

@@ -173,7 +173,10 @@ impl Broker {
         for queue in self.mount.queues.iter_mut().filter(|q| q.volume == Volume::Memory) {
             for consumer in queue.consumers.iter_mut().flatten() {
                 consumer.attachments.clear();
-                consumer.lanes.iter_mut().flatten().for_each(|l| (l.at, l.reading) = (None, false));
+                consumer.lanes.iter_mut().flatten().for_each(|l| {
+                    (l.at, l.reading) = (None, false);
+                    l.ahead.clear();
+                });
             }
         }
         self.mount.rebuild_captures();

@@ -6,6 +6,7 @@
 
 use crate::model::limits::CREDIT_MAX;
 use crate::model::{ConnId, Mono, Priority, Wall};
+use crate::store::Block;
 use crate::store::schema::{ConsumerLaneRow, ConsumerRow, PendingRow};
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
@@ -54,6 +55,8 @@ pub struct ConsumerLane {
     pub pending: VecDeque<Pending>,
     /// Where the cursor stands in a block.
     pub at: Option<Cursor>,
+    /// Blocks that follow, of the last page read.
+    pub ahead: VecDeque<Block>,
     /// A page was asked for.
     pub reading: bool,
     /// Messages below this may have been delivered before the broker was cut off, without its having written it down.
@@ -326,6 +329,10 @@ impl Consumer {
     /// A session is gone: what it had under way is to be delivered again, at once. This is not a failed attempt.
     pub fn detach(&mut self, attachment: u64) {
         self.attachments.retain(|a| a.id != attachment);
+        if self.attachments.is_empty() {
+            // Nobody reads on: no bytes are kept for it.
+            self.lanes.iter_mut().flatten().for_each(|l| (l.at, l.ahead) = (None, VecDeque::new()));
+        }
         let mut again = Vec::new();
         for (i, lane) in self.lanes.iter().enumerate() {
             let (Some(lane), Some(priority)) = (lane, Priority::new(i as u8)) else { continue };
@@ -397,7 +404,7 @@ impl Consumer {
 
 impl ConsumerLane {
     const fn at(cursor: u64) -> Self {
-        Self { cursor, pending: VecDeque::new(), at: None, reading: false, suspect_below: 0 }
+        Self { cursor, pending: VecDeque::new(), at: None, ahead: VecDeque::new(), reading: false, suspect_below: 0 }
     }
 
     /// Below this sequence everything is done.

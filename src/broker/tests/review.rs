@@ -200,7 +200,7 @@ fn a_page_read_for_a_deleted_consumer_moves_no_other() {
     assert_eq!(w.texts(a).len(), 10);
     // What follows is read anew, and the answer takes its time.
     let lane = w.broker.mount.queues[0].consumers[0].as_mut().and_then(|c| c.lanes[0].as_mut()).expect("met");
-    lane.at = None;
+    (lane.at, lane.ahead) = (None, Default::default());
     let ack = w.frame(a, 1, &crate::wire::Ack { first: 1, count: 10 }, &[]);
     let credit = w.frame(a, 1, &Credit { messages: 10, bytes: 1_000 }, &[]);
     w.broker.handle(w.now, Event::Received { conn: a, bytes: &[ack, credit].concat() });
@@ -215,4 +215,20 @@ fn a_page_read_for_a_deleted_consumer_moves_no_other() {
     w.event(Event::Read { token, result: stale });
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), numbers(0..20));
+}
+
+#[test]
+fn a_page_of_small_blocks_is_used_whole() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    for n in 0..200 {
+        w.publish(c, 1 + n, "a", &n.to_string());
+    }
+    w.restart();
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    let before = w.broker.ids;
+    w.credit(r, 1, 1_000);
+    assert_eq!(w.texts(r), numbers(0..200));
+    assert!(w.broker.ids - before <= 5, "{} reads for one page", w.broker.ids - before);
 }
