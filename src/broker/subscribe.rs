@@ -50,6 +50,7 @@ pub(super) enum Prime {
 pub(super) struct PrimeHistory {
     conn: ConnId,
     stream: u32,
+    queue: usize,
     epoch: u64,
     newest: u64,
     /// The offset after which the reader must miss nothing.
@@ -182,7 +183,7 @@ impl Broker {
         };
         let lost_epoch = matches!(since, Since::Offset { epoch: asked, .. } if asked != epoch);
         let newest = last.map_or(0, |l| l.offset);
-        let prime = PrimeHistory { conn, stream, epoch, newest, since: above, limit: count };
+        let prime = PrimeHistory { conn, stream, queue: q, epoch, newest, since: above, limit: count };
         let newest_at = last.and_then(|l| Some((Priority::new(l.lane)?, l.seq)));
         if let Some(subscription) = self.subscription_mut(conn, stream) {
             subscription.priming.get_or_insert_default().reads += 1;
@@ -226,7 +227,13 @@ impl Broker {
 
     pub(super) fn handle_primed(&mut self, prime: Prime, result: Option<ReadResult>) {
         match (prime, result) {
-            (Prime::History(prime), Some(ReadResult::History(found))) => {
+            (Prime::History(prime), Some(ReadResult::History(mut found))) => {
+                // What was let go of may still be on disk.
+                let queue = &self.mount.queues[prime.queue];
+                let gone = |p: &Past| queue.lane(p.lane).is_none_or(|l| p.seq < l.head);
+                if let Some(last) = found.iter().rposition(gone) {
+                    found.drain(..=last);
+                }
                 // Nothing is missing when the chain reaches the offset after the one already seen.
                 let complete = match prime.since {
                     None => true,

@@ -232,3 +232,19 @@ fn a_page_of_small_blocks_is_used_whole() {
     assert_eq!(w.texts(r), numbers(0..200));
     assert!(w.broker.ids - before <= 5, "{} reads for one page", w.broker.ids - before);
 }
+
+#[test]
+fn history_ends_where_the_queue_let_go_though_the_block_is_still_there() {
+    let settings =
+        QueueSettings { history: true, messages_max: 5, overflow: Overflow::DropOldest, ..queue("main", "#") };
+    let mut w = World::new(vec![settings]);
+    let c = w.connect();
+    w.publish_batch(c, 1, "a", &numbers(0..5));
+    w.publish_batch(c, 6, "a", &numbers(5..7));
+    w.pass(100);
+    let s = w.connect();
+    w.send(s, 1, &History { channel: "a", since: Since::Last(10), limit: 0 }, &[]);
+    let frames = w.frames(s);
+    let counts = frames.iter().filter(|f| f.kind == FrameType::Deliver).map(|f| f.get::<crate::wire::Deliver>().count);
+    assert_eq!(counts.sum::<u32>(), 5);
+}
