@@ -164,8 +164,10 @@ impl Broker {
         self.mount.memory_queues = self.mount.memory_queues.max(old.memory_queues);
         let kept = old.queues.extract_if(.., |q| q.volume == Volume::Memory);
         for queue in kept {
-            if let Some(at) = self.mount.queue(&queue.settings.name) {
-                self.mount.queues[at] = queue;
+            match self.mount.queue(&queue.settings.name) {
+                Some(at) => self.mount.queues[at] = queue,
+                // Of dead letters, or gone from the configuration.
+                None => self.mount.queues.push(queue),
             }
         }
         // Their place in the list may have changed: what is remembered by it is read again.

@@ -122,6 +122,10 @@ impl<M: Machine> Conductor<M> {
         self.shared.begin_turn();
         self.inbox.take(cx, &mut self.notices);
         while let Some(notice) = self.notices.pop_front() {
+            if matches!(notice, Notice::Commit(CommitEvent::Reopened(_))) {
+                // What was asked of the store in memory names queues by their old places.
+                self.drain()?;
+            }
             if self.notice(notice).is_break() {
                 return Poll::Ready(Ok(()));
             }

@@ -248,3 +248,21 @@ fn history_ends_where_the_queue_let_go_though_the_block_is_still_there() {
     let counts = frames.iter().filter(|f| f.kind == FrameType::Deliver).map(|f| f.get::<crate::wire::Deliver>().count);
     assert_eq!(counts.sum::<u32>(), 5);
 }
+
+#[test]
+fn dead_letters_in_memory_survive_a_failure_of_the_disk() {
+    let memory = QueueSettings { storage: Storage::Memory, contract: Contract::Memory, ..queue("mem", "#") };
+    let mut w = World::new(vec![memory]);
+    let (c, r) = (w.connect(), w.connect());
+    w.publish(c, 1, "a", "poison");
+    w.consume(r, 1, "mem", "r");
+    w.credit(r, 1, 1);
+    assert_eq!(w.texts(r), ["poison"]);
+    w.send(r, 1, &Nack { first: 1, count: 1, delay_ms: 0, give_up: true, reason: "" }, &[]);
+    w.fail_store(StoreError::Io("gone".into()));
+    w.reopen_store();
+    let r = w.connect();
+    w.consume(r, 1, "$dead/mem", "r");
+    w.credit(r, 1, 10);
+    assert_eq!(w.texts(r), ["poison"]);
+}
