@@ -5,7 +5,7 @@ use crate::broker::{Effect, Event, Volume};
 use crate::config::{Keep, Overflow, QueueSettings, Settings, Storage};
 use crate::model::admin;
 use crate::store::StoreError;
-use crate::wire::{Code, Contract, Credit, Done, FrameType, History, Nack, Outcome, Request, Response};
+use crate::wire::{Contract, Credit, Done, FrameType, History, Nack, Outcome, Request, Response};
 use crate::wire::{Since, Subscribe};
 
 fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
