@@ -7,10 +7,10 @@ use crate::queue::{Freed, Tail};
 use crate::session::{Publisher, RunKind};
 use crate::store::block::{BlockWriter, HistoryLink};
 use crate::store::schema::{self, META_CLOCK, META_COUNTERS, META_STOPPED};
-use crate::store::{Batch, Block, Committed, Op, ReadRequest, Table};
+use crate::store::{Batch, Block, Committed, Op, QueueKey, ReadRequest, Table};
 use crate::wire::{DeliverItem, FrameType, PublishAck, PublishNack, item_flag};
 use bytes::Bytes;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 /// One store as the broker sees it: what is durable, what is under way, what gathers.
@@ -42,6 +42,8 @@ struct Gathering {
     messages: u32,
     blocks: hashbrown::HashMap<(usize, Priority), OpenBlock>,
     lanes: HashSet<(usize, Priority)>,
+    /// How far each lane was trimmed: a later trim says all that an earlier one did.
+    trims: BTreeMap<(QueueKey, Priority), u64>,
     ids: Vec<u8>,
     channels: HashSet<(usize, Box<str>)>,
     fanout: Fanout,
@@ -411,9 +413,7 @@ impl Broker {
             }
             let below = self.mount.queues[queue].lane(*lane).map_or(0, |l| l.head);
             let v = self.volume_mut(volume);
-            // A later trim of the lane says all that an earlier one of the same batch did.
-            v.gathering.ops.retain(|op| !matches!(op, Op::Trim { queue, lane: l, .. } if *queue == key && l == lane));
-            v.push(Op::Trim { queue: key, lane: *lane, below });
+            v.gathering.trims.insert((key, *lane), below);
             v.nudge(now);
         }
     }
@@ -440,6 +440,9 @@ impl Broker {
 impl VolumeState {
     /// Adds the rows that changed. Those of the memory volume are never read back.
     fn push_rows(&mut self, mount: &mut Mount, now: Now) {
+        for ((queue, lane), below) in std::mem::take(&mut self.gathering.trims) {
+            self.push(Op::Trim { queue, lane, below });
+        }
         if self.volume == Volume::Memory {
             for queue in mount.queues.iter_mut().filter(|q| q.volume == Volume::Memory) {
                 queue.dirty = false;

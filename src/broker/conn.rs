@@ -23,6 +23,8 @@ pub(super) struct Conn {
     pub(super) starved: bool,
     /// It is looked at after the next commit, with contract memory by nothing else.
     pub(super) waits_for_store: bool,
+    /// Reads for its subscriptions and histories under way.
+    pub(super) primes: u32,
     /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
     unread_pings: u8,
     /// It was told why it ends: nothing more follows.
@@ -60,6 +62,8 @@ struct Building {
 
 /// A deliver frame is closed at this many bytes: a ping waits behind it at most.
 const DELIVER_BYTES_GOAL: usize = 32 * 1_024;
+/// Reads for subscriptions and histories of a session under way before it is not read from.
+const PRIMES_MAX: u32 = 16;
 /// Control frames a peer may leave unread before it is not read from, in bytes.
 const CONTROL_BYTES_MAX: usize = 256 * 1_024;
 /// Heartbeats in which a peer may take nothing of as many control frames as may wait.
@@ -84,6 +88,7 @@ impl Broker {
             woken: false,
             starved: false,
             waits_for_store: false,
+            primes: 0,
             unread_pings: 0,
             told_end: false,
             over: false,
@@ -499,6 +504,7 @@ impl Broker {
             || s.unacked_messages >= limits.window_messages
             || s.unacked_bytes >= u64::from(limits.window_bytes)
             || s.outbox.control_len() >= CONTROL_BYTES_MAX
+            || c.primes >= PRIMES_MAX
             || (behind && publishing);
         if s.held && !hold {
             s.held = false;

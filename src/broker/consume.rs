@@ -11,6 +11,7 @@ use crate::queue::{Attachment, Consumer, Cursor, Failed, PendingState};
 use crate::store::block::{BLOCK_HEADER_BYTES, BlockReader, Entry};
 use crate::store::{Block, Op, ReadRequest, ReadResult, Table, schema};
 use crate::wire::{Ack, Code, Consume, Credit, DeliverItem, FilterItems, Nack, Start, item_flag};
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 /// A page read for a consumer, in bytes.
@@ -304,16 +305,25 @@ impl Broker {
     }
 
     pub(super) fn run_pumps(&mut self) {
-        while let Some((q, c)) = self.pumps.pop() {
-            self.pumps.retain(|p| *p != (q, c));
-            let Some(mut consumer) = self.mount.queues[q].consumers.get_mut(c).and_then(Option::take) else { continue };
-            self.pump_retries(q, c, &mut consumer, None);
-            self.pump_new(q, c, &mut consumer);
-            if let Some((due, ..)) = consumer.waiting.first().filter(|(due, ..)| *due > self.now.wall) {
-                self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(due.ms_since(self.now.wall)));
+        while !self.pumps.is_empty() {
+            let mut round = std::mem::take(&mut self.pumps);
+            round.sort_unstable();
+            round.dedup();
+            for (q, c) in round {
+                self.pump(q, c);
             }
-            self.mount.queues[q].consumers[c] = Some(consumer);
         }
+    }
+
+    fn pump(&mut self, q: usize, c: usize) {
+        let Some(queue) = self.mount.queues.get_mut(q) else { return };
+        let Some(mut consumer) = queue.consumers.get_mut(c).and_then(Option::take) else { return };
+        self.pump_retries(q, c, &mut consumer, None);
+        self.pump_new(q, c, &mut consumer);
+        if let Some((due, ..)) = consumer.waiting.first().filter(|(due, ..)| *due > self.now.wall) {
+            self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(due.ms_since(self.now.wall)));
+        }
+        self.mount.queues[q].consumers[c] = Some(consumer);
     }
 
     /// The attachment whose turn it is, among those that may be sent a message.
@@ -339,7 +349,7 @@ impl Broker {
 
     /// Delivers again what is due; `read` is a block that was just read for it.
     fn pump_retries(&mut self, q: usize, c: usize, consumer: &mut Consumer, read: Option<(Priority, &Block)>) {
-        while let Some(&(due, lane, seq)) = consumer.waiting.first() {
+        while let Some(&(due, Reverse(lane), seq)) = consumer.waiting.first() {
             if due > self.now.wall {
                 return;
             }

@@ -60,10 +60,16 @@ pub(super) fn load(
                 let of = settings.queues.iter().find(|q| q.name == of).cloned();
                 (dead_settings(&of.unwrap_or_else(|| QueueSettings::new(&row.name[DEAD.len()..]))), true)
             }
-            (None, None) => {
-                log::warn!("queue {:?} is on disk but not in the configuration: it is kept and only drains", row.name);
-                (QueueSettings { keep: Keep::Limits, ..QueueSettings::new(&row.name) }, false)
-            }
+            (None, None) => match settings.queues.iter().find(|q| q.name == row.name) {
+                Some(other) => {
+                    log::error!("queue {:?} is configured for memory but is on disk, where it stays", row.name);
+                    (QueueSettings { storage: Storage::Disk, ..other.clone() }, true)
+                }
+                None => {
+                    log::warn!("queue {:?} is on disk but not configured: it is kept and only drains", row.name);
+                    (QueueSettings { keep: Keep::Interest, ..QueueSettings::new(&row.name) }, false)
+                }
+            },
         };
         let mut queue = Queue::new(key, queue_settings, Epoch(row.epoch));
         queue.configured = configured;

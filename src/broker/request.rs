@@ -62,7 +62,10 @@ impl Broker {
         self.mount.responders.matches(channel.as_str(), &mut found);
         // One who does not read is no responder.
         let room = self.settings.limits.outbox_bytes_max as usize;
-        found.retain(|(conn, _)| self.waiting_bytes(*conn) + body.len() < room);
+        let takes = |conn: &ConnId| {
+            self.conns.get(conn).is_some_and(|c| body.len() <= c.session.peer_message_bytes_max as usize)
+        };
+        found.retain(|(conn, _)| self.waiting_bytes(*conn) + body.len() < room && takes(conn));
         found.sort_unstable();
         if found.is_empty() {
             return Err((Code::NoResponder, "nobody answers on this channel"));

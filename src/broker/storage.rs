@@ -136,7 +136,10 @@ impl Broker {
         let loaded = match load::load(self.now, &settings, reader, &mut self.rng) {
             Ok(loaded) => loaded,
             Err(error) => {
-                log::error!("the store cannot be read back: {error}");
+                // Nobody would try again: what starts this process anew does, and opens the store with care.
+                log::error!("the store was opened but cannot be read back, the broker ends: {error}");
+                self.stopping = Some(self.now.mono);
+                self.stopped = true;
                 return;
             }
         };

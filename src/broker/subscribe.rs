@@ -153,6 +153,7 @@ impl Broker {
         let bytes_max = self.settings.limits.outbox_bytes_max as usize / 4;
         let request = ReadRequest::Rows { table: Table::Retained, prefix, from, rows_max: RETAINED_ROWS, bytes_max };
         let waiting = Waiting::Prime(Prime::Retained { conn, stream, filter: filter.into() });
+        self.count_prime(conn, 1);
         self.read_after_commit(Volume::Disk, waiting, request);
     }
 
@@ -198,6 +199,7 @@ impl Broker {
                     count_max: count as usize,
                     bytes_max: self.settings.limits.outbox_bytes_max as usize / 2,
                 };
+                self.count_prime(conn, 1);
                 self.read_after_commit(volume, Waiting::Prime(Prime::History(prime)), request);
             }
             _ => {
@@ -225,7 +227,23 @@ impl Broker {
         Ok(())
     }
 
+    fn count_prime(&mut self, conn: ConnId, change: i32) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.primes = c.primes.saturating_add_signed(change);
+        }
+    }
+
     pub(super) fn handle_primed(&mut self, prime: Prime, result: Option<ReadResult>) {
+        let conn = match &prime {
+            Prime::Retained { conn, .. } => *conn,
+            Prime::History(history) => history.conn,
+        };
+        self.count_prime(conn, -1);
+        self.answer_prime(prime, result);
+        self.hold_or_release(conn);
+    }
+
+    fn answer_prime(&mut self, prime: Prime, result: Option<ReadResult>) {
         match (prime, result) {
             (Prime::History(prime), Some(ReadResult::History(mut found))) => {
                 // What was let go of may still be on disk.
@@ -297,7 +315,12 @@ impl Broker {
         }
         let sent = found.last().map(|p| (epoch, p.offset));
         let mut complete = complete;
-        for past in &found {
+        let expired = |past: &&Past| {
+            let ttl = Record::decode(&past.record).map_or(0, |r| r.ttl_ms);
+            ttl != 0 && self.now.wall.ms_since(past.stored) >= u64::from(ttl)
+        };
+        let alive: Vec<&Past> = found.iter().filter(|past| !expired(past)).collect();
+        for past in alive {
             let item = LiveItem {
                 epoch,
                 lane: past.lane.get(),

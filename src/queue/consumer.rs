@@ -9,6 +9,7 @@ use crate::model::{ConnId, Mono, Priority, Wall};
 use crate::store::Block;
 use crate::store::schema::{ConsumerLaneRow, ConsumerRow, PendingRow};
 use bytes::Bytes;
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, VecDeque};
 
 /// A consumer of one queue.
@@ -36,8 +37,8 @@ pub struct Consumer {
     pub outstanding: u32,
     /// Of these, messages whose bytes are being read to be delivered again.
     pub fetching: u32,
-    /// Messages to try again, by time.
-    pub waiting: BTreeSet<(Wall, Priority, u64)>,
+    /// Messages to try again, by time, then higher lanes first.
+    pub waiting: BTreeSet<(Wall, Reverse<Priority>, u64)>,
     /// Whether its row must be written.
     pub dirty: bool,
     /// Messages acknowledged since start.
@@ -182,7 +183,7 @@ impl Consumer {
                     delivered: true,
                     state: PendingState::Waiting(due),
                 });
-                consumer.waiting.insert((due, priority, p.seq));
+                consumer.waiting.insert((due, Reverse(priority), p.seq));
                 consumer.outstanding += 1;
             }
             consumer.lanes[priority.index()] = Some(Box::new(lane));
@@ -264,7 +265,7 @@ impl Consumer {
             }
         }
         match old {
-            Some(PendingState::Waiting(due)) => drop(self.waiting.remove(&(due, priority, seq))),
+            Some(PendingState::Waiting(due)) => drop(self.waiting.remove(&(due, Reverse(priority), seq))),
             Some(PendingState::Fetching) => self.fetching -= 1,
             _ => {}
         }
@@ -272,7 +273,7 @@ impl Consumer {
             self.fetching += 1;
         }
         if let (Some(_), PendingState::Waiting(due)) = (old, state) {
-            self.waiting.insert((due, priority, seq));
+            self.waiting.insert((due, Reverse(priority), seq));
         }
     }
 
