@@ -1,7 +1,8 @@
 //! Delayed messages: held in a table of their own until they are due.
 
+use super::commit::LiveItem;
 use super::{Broker, Timer, Waiting};
-use crate::model::{Record, Wall};
+use crate::model::{Record, Volume, Wall};
 use crate::store::{Op, ReadRequest, ReadResult, Table, schema};
 use bytes::Bytes;
 
@@ -35,6 +36,18 @@ impl Broker {
         if let (Some(due), false) = (delayed.due, delayed.reading) {
             let at = self.now.mono.plus_ms(due.ms_since(self.now.wall));
             self.timers.set(Timer::Delayed(queue), at);
+        }
+    }
+
+    /// Live subscribers hear a delayed message when it is due: once, though several queues held it.
+    fn fan_out_due(&mut self, queue: usize, live: LiveItem, record: &Record<'_>, bytes: &[u8]) {
+        let route = self.mount.route(record.channel.as_str());
+        if route.subscriptions.is_empty() || route.queues.first() != Some(&queue) {
+            return;
+        }
+        match self.mount.queues[queue].volume {
+            Volume::Disk => self.disk.fan_out_later(&route, live, bytes),
+            Volume::Memory => self.fan_out(&route, live, bytes),
         }
     }
 
@@ -81,7 +94,8 @@ impl Broker {
             delayed.bytes = delayed.bytes.saturating_sub(bytes.len() as u64);
             if let Ok(record) = Record::decode(&bytes) {
                 // It was counted from its publish on, so there is room for it.
-                self.append(queue, &record, &bytes, None);
+                let live = self.append(queue, &record, &bytes, None);
+                self.fan_out_due(queue, live, &record, &bytes);
                 let now = self.now.mono;
                 self.volume_mut(volume).urge(now);
             }

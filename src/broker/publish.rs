@@ -157,6 +157,10 @@ impl Broker {
         } else if asked == Contract::Disk {
             return Err((Code::NoQueue, 0));
         }
+        if record.delay_ms > 0 && route.queues.is_empty() {
+            // Nobody would keep it until then.
+            return Err((Code::NoQueue, 0));
+        }
         let mut takers = Vec::with_capacity(route.queues.len());
         for &q in &route.queues {
             match self.mount.queues[q].admit(len, record.priority) {
@@ -388,7 +392,9 @@ pub(super) const fn explain(code: Code) -> &'static str {
         Code::BadRecord => "the record's bytes are malformed",
         Code::MessageTooLarge => "the message is larger than the broker or the queue takes",
         Code::Forbidden => "channels that begin with $ belong to the broker",
-        Code::NoQueue => "no durable queue captures this channel: add one to the configuration, or ask for less",
+        Code::NoQueue => {
+            "no queue captures this channel that keeps what was asked: add one to the configuration, or ask for less"
+        }
         Code::QueueFull => {
             "a queue that captures this channel is full and rejects: consume from it or raise its limits"
         }

@@ -5,7 +5,7 @@ use super::connect::{NO_QUERY, admin, block_on, client, options};
 use super::exit::{CliError, Exit};
 use super::output;
 use super::queue::list;
-use super::units::{duration, show_bytes, show_count, show_ms};
+use super::units::{interval, show_bytes, show_count, show_ms};
 use crate::model::admin::{STATUS, Status, StoreState, counter};
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -21,7 +21,7 @@ It needs the broker's Unix socket, as its user or root.";
 #[command(after_help = HELP)]
 pub(super) struct StatusArgs {
     /// Show it again and again, with rates [default interval: 2s]
-    #[arg(long, short, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = duration)]
+    #[arg(long, short, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = interval)]
     watch: Option<Duration>,
 }
 

@@ -19,6 +19,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|_| "the duration is too long".into())
 }
 
+/// A duration to repeat something at, not so short that it would do nothing else.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        short if short < Duration::from_millis(100) => Err("the interval must be 100ms or more".into()),
+        interval => Ok(interval),
+    }
+}
+
 /// A duration in milliseconds that fits the wire's 32 bits.
 pub(super) fn duration_ms(text: &str) -> Result<u32, String> {
     u32::try_from(duration(text)?.as_millis()).map_err(|_| "the duration is longer than 49 days".into())
@@ -79,5 +87,11 @@ mod tests {
         }
         assert_eq!((show_bytes(999), show_bytes(1_536)), ("999B".into(), "1.5KiB".into()));
         assert_eq!((show_count(1_234_567), show_count(12)), ("1,234,567".into(), "12".into()));
+    }
+
+    #[test]
+    fn an_interval_is_never_so_short_that_nothing_else_is_done() {
+        assert!(interval("0s").is_err() && interval("99ms").is_err());
+        assert_eq!(interval("100ms"), Ok(Duration::from_millis(100)));
     }
 }

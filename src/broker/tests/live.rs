@@ -37,6 +37,21 @@ fn subscribers_hear_stored_messages_only_once_they_are_durable() {
 }
 
 #[test]
+fn a_delayed_message_is_heard_when_it_is_due_and_refused_where_nobody_keeps_it() {
+    let mut w = World::new(vec![queue("one", "kept/#"), queue("two", "kept/#")]);
+    let s = listen(&mut w, "#");
+    let c = w.connect();
+    w.publish_with(c, 1, Contract::Queue, |r| r.delay_ms = 1_000, "kept/a", "later");
+    w.publish_with(c, 2, Contract::Queue, |r| r.delay_ms = 1_000, "other", "nowhere");
+    let expected = [(1, Ok(crate::wire::Outcome::Stored)), (2, Err(Code::NoQueue))];
+    assert_eq!(w.verdicts(c), expected);
+    w.pass(900);
+    assert_eq!(w.texts(s), Vec::<String>::new());
+    w.pass(200);
+    assert_eq!(w.texts(s), ["later"], "once, though two queues held it");
+}
+
+#[test]
 fn a_subscription_whose_filters_overlap_hears_a_message_once_a_stream() {
     let mut w = World::new(vec![]);
     let s = listen(&mut w, "a/#");
