@@ -234,6 +234,20 @@ fn a_command_takes_messages_and_what_it_fails_on_becomes_a_dead_letter() {
 }
 
 #[test]
+fn a_message_larger_than_an_environment_is_handed_to_a_command_whole() {
+    let broker = Broker::start();
+    let (large, out) = (broker.path("large.txt"), broker.path("sizes.txt").to_string_lossy().into_owned());
+    fs::write(&large, "x".repeat(900 * 1_024)).expect("large");
+    broker.run(0, &["pub", "job/large", "--file", &large.to_string_lossy()]);
+    broker.run(0, &["pub", "job/small", "text"]);
+    let command = format!("echo $(wc -c) ${{#TIDEGATE_MESSAGE}} >> {out}");
+    broker.run(0, &["consume", "main", "--as", "worker", "--exec", &command, "--count", "2"]);
+    let sizes = fs::read_to_string(&out).expect("sizes");
+    let lines: Vec<&str> = sizes.lines().collect();
+    assert!(lines[0] == "921600 0" && lines[1].starts_with("4 ") && lines[1] != "4 0", "{sizes}");
+}
+
+#[test]
 fn administration_needs_the_socket_and_looks_without_consuming() {
     let broker = Broker::start();
     for text in ["one", "two"] {
