@@ -260,7 +260,16 @@ fn administration_needs_the_socket_and_looks_without_consuming() {
     assert_eq!(peeked.lines().count(), 2, "{peeked}");
     assert!(peeked.contains("a one") && broker.run(0, &["queue", "ls"]).contains("main"));
     broker.run(4, &["queue", "show", "nowhere"]);
-    assert_eq!(broker.json(&["queue", "purge", "main", "--yes"])["count"], 2);
+    broker.run(4, &["queue", "peek", "nowhere"]);
+    broker.run(2, &["queue", "peek", "main", "--count", "0"]);
+    broker.run(2, &["queue", "replay", "main", "--count", "0"]);
+    broker.run(0, &["pub", "a", "alarm", "--priority", "9"]);
+    let all = broker.run(0, &["queue", "peek", "main"]);
+    let texts: Vec<&str> = all.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    assert_eq!(texts, ["alarm", "one", "two"], "messages of all priorities, as they will be delivered");
+    assert_eq!(broker.run(0, &["queue", "peek", "main", "--count", "2"]).lines().count(), 2);
+    assert_eq!(broker.json(&["queue", "peek", "main", "--lane", "9"])["text"], "alarm");
+    assert_eq!(broker.json(&["queue", "purge", "main", "--yes"])["count"], 3);
     assert_eq!(broker.json(&["queue", "show", "main"])["messages"], 0);
 }
 
