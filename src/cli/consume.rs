@@ -5,7 +5,7 @@ use super::connect::{block_on, client, options};
 use super::exit::{CliError, Exit};
 use super::messages::{Form, as_json};
 use super::output;
-use super::units::{duration, duration_ms, show_count};
+use super::units::{duration, show_count, some_ms};
 use crate::client::{Client, ConsumeOptions, Consumer, Delivery, Incoming};
 use crate::runtime::clock;
 use crate::wire::Start;
@@ -73,10 +73,10 @@ pub(super) struct ConsumeArgs {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     attempts: u32,
     /// First delay before a message is tried again [default: the queue's]
-    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    #[arg(long, value_name = "DURATION", value_parser = some_ms)]
     backoff: Option<u32>,
     /// Deliver again what was not acknowledged for so long
-    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    #[arg(long, value_name = "DURATION", value_parser = some_ms)]
     ack_timeout: Option<u32>,
 }
 

@@ -5,7 +5,7 @@ use super::connect::{NO_QUERY, admin, block_on, client, options};
 use super::exit::{CliError, Exit};
 use super::output;
 use super::queue::list;
-use super::units::{duration, show_bytes, show_count, show_ms};
+use super::units::{show_bytes, show_count, show_ms, some_ms};
 use crate::model::admin::{STATUS, Status, StoreState, counter};
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -21,8 +21,8 @@ It needs the broker's Unix socket, as its user or root.";
 #[command(after_help = HELP)]
 pub(super) struct StatusArgs {
     /// Show it again and again, with rates [default interval: 2s]
-    #[arg(long, short, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = duration)]
-    watch: Option<Duration>,
+    #[arg(long, short, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = some_ms)]
+    watch: Option<u32>,
 }
 
 impl StatusArgs {
@@ -43,7 +43,7 @@ impl StatusArgs {
                 }
                 let Some(interval) = self.watch else { break };
                 before = Some(status);
-                smol::Timer::after(interval).await;
+                smol::Timer::after(Duration::from_millis(interval.into())).await;
             }
             client.close().await;
             Ok(Exit::Ok)
