@@ -146,6 +146,9 @@ fn exit_codes_are_listed_and_wrong_arguments_are_2() {
         &["sub", "a/#/b"],
         &["pub", "a", "x", "--priority", "10"],
         &["pub", "a", "x", "--ttl", "5"],
+        &["pub", "a", "x", "--ttl", "0s"],
+        &["request", "a", "--timeout", "0s"],
+        &["status", "--watch", "0s"],
         &["pub", "a", "x", "--id", "short"],
         &["queue", "purge", "main"],
         &["status", "--url", "http://box"],
@@ -234,6 +237,20 @@ fn a_command_takes_messages_and_what_it_fails_on_becomes_a_dead_letter() {
 }
 
 #[test]
+fn a_message_larger_than_an_environment_is_handed_to_a_command_whole() {
+    let broker = Broker::start();
+    let (large, out) = (broker.path("large.txt"), broker.path("sizes.txt").to_string_lossy().into_owned());
+    fs::write(&large, "x".repeat(900 * 1_024)).expect("large");
+    broker.run(0, &["pub", "job/large", "--file", &large.to_string_lossy()]);
+    broker.run(0, &["pub", "job/small", "text"]);
+    let command = format!("echo $(wc -c) ${{#TIDEGATE_MESSAGE}} >> {out}");
+    broker.run(0, &["consume", "main", "--as", "worker", "--exec", &command, "--count", "2"]);
+    let sizes = fs::read_to_string(&out).expect("sizes");
+    let lines: Vec<&str> = sizes.lines().collect();
+    assert!(lines[0] == "921600 0" && lines[1].starts_with("4 ") && lines[1] != "4 0", "{sizes}");
+}
+
+#[test]
 fn administration_needs_the_socket_and_looks_without_consuming() {
     let broker = Broker::start();
     for text in ["one", "two"] {
@@ -246,7 +263,16 @@ fn administration_needs_the_socket_and_looks_without_consuming() {
     assert_eq!(peeked.lines().count(), 2, "{peeked}");
     assert!(peeked.contains("a one") && broker.run(0, &["queue", "ls"]).contains("main"));
     broker.run(4, &["queue", "show", "nowhere"]);
-    assert_eq!(broker.json(&["queue", "purge", "main", "--yes"])["count"], 2);
+    broker.run(4, &["queue", "peek", "nowhere"]);
+    broker.run(2, &["queue", "peek", "main", "--count", "0"]);
+    broker.run(2, &["queue", "replay", "main", "--count", "0"]);
+    broker.run(0, &["pub", "a", "alarm", "--priority", "9"]);
+    let all = broker.run(0, &["queue", "peek", "main"]);
+    let texts: Vec<&str> = all.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    assert_eq!(texts, ["alarm", "one", "two"], "messages of all priorities, as they will be delivered");
+    assert_eq!(broker.run(0, &["queue", "peek", "main", "--count", "2"]).lines().count(), 2);
+    assert_eq!(broker.json(&["queue", "peek", "main", "--lane", "9"])["text"], "alarm");
+    assert_eq!(broker.json(&["queue", "purge", "main", "--yes"])["count"], 3);
     assert_eq!(broker.json(&["queue", "show", "main"])["messages"], 0);
 }
 

@@ -5,7 +5,7 @@ use super::connect::{block_on, client, options};
 use super::exit::{CliError, Exit};
 use super::messages::{Form, as_json};
 use super::output;
-use super::units::{duration, duration_ms, show_count};
+use super::units::{duration, show_count, some_ms};
 use crate::client::{Client, ConsumeOptions, Consumer, Delivery, Incoming};
 use crate::runtime::clock;
 use crate::wire::Start;
@@ -25,9 +25,11 @@ const HELP: &str = "Examples:
   tidegate consume main --as copy --out copy.txt --idle 2s
 Several processes that use the same --as share the queue. --exec runs the command with `sh -c` for each message, the
 payload on its standard input and TIDEGATE_CHANNEL, TIDEGATE_ID, TIDEGATE_SEQ, TIDEGATE_EPOCH, TIDEGATE_ATTEMPT,
-TIDEGATE_PRIORITY in its environment; exit code 0 acknowledges, any other tries again later. --out writes each message
+TIDEGATE_PRIORITY in its environment, and TIDEGATE_MESSAGE, all of it as JSON, if that is at most 64 KiB; exit code 0 acknowledges, any other tries again later. --out writes each message
 of the queue once, even if it is delivered again.";
 
+/// Longest JSON handed over as TIDEGATE_MESSAGE: Linux starts no program with a variable of 128 KiB.
+const ENVIRONMENT_BYTES_MAX: usize = 64 * 1_024;
 /// How long --until-empty waits for another message.
 const EMPTY_AFTER: Duration = Duration::from_secs(1);
 
@@ -41,7 +43,7 @@ pub(super) struct ConsumeArgs {
     #[arg(long = "as", value_name = "NAME")]
     name: String,
     /// Take only what matches; may be repeated
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", value_parser = crate::cli::units::filter)]
     filter: Vec<String>,
     /// Run this for each message; it is acknowledged when the command succeeds
     #[arg(long, value_name = "COMMAND", conflicts_with = "out")]
@@ -71,10 +73,10 @@ pub(super) struct ConsumeArgs {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     attempts: u32,
     /// First delay before a message is tried again [default: the queue's]
-    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    #[arg(long, value_name = "DURATION", value_parser = some_ms)]
     backoff: Option<u32>,
     /// Deliver again what was not acknowledged for so long
-    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    #[arg(long, value_name = "DURATION", value_parser = some_ms)]
     ack_timeout: Option<u32>,
 }
 
@@ -236,7 +238,14 @@ impl Sink {
 /// Runs the command for one message; tells why it failed.
 async fn execute(command: &str, message: &Incoming) -> Result<Option<String>, CliError> {
     let record = message.record();
-    let mut child = Command::new("sh")
+    let mut shell = Command::new("sh");
+    let json = as_json(message).to_string();
+    if json.len() <= ENVIRONMENT_BYTES_MAX {
+        shell.env("TIDEGATE_MESSAGE", json);
+    } else {
+        shell.env_remove("TIDEGATE_MESSAGE");
+    }
+    let mut child = shell
         .arg("-c")
         .arg(command)
         .env("TIDEGATE_CHANNEL", record.channel.as_str())
@@ -245,7 +254,6 @@ async fn execute(command: &str, message: &Incoming) -> Result<Option<String>, Cl
         .env("TIDEGATE_EPOCH", format!("{:016x}", message.epoch))
         .env("TIDEGATE_ATTEMPT", message.attempt.to_string())
         .env("TIDEGATE_PRIORITY", record.priority.get().to_string())
-        .env("TIDEGATE_MESSAGE", as_json(message).to_string())
         .stdin(Stdio::piped())
         .spawn()
         .map_err(|e| CliError::failure(format!("the command cannot be started: {e}")))?;

@@ -4,7 +4,7 @@ use super::Global;
 use super::connect::{block_on, client, options, within};
 use super::exit::{CliError, Exit};
 use super::output;
-use super::units::{duration, duration_ms, show_count};
+use super::units::{duration, duration_ms, show_count, some_ms};
 use crate::client::{Client, ClientError, Id, Message, Retry, Settled, Stats};
 use crate::model::{Encoding, MessageId, Priority, tag};
 use crate::runtime::clock;
@@ -80,7 +80,7 @@ pub(super) struct Pub {
     #[arg(long, conflicts_with = "id")]
     no_id: bool,
     /// Time to live: it expires so long after being stored
-    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    #[arg(long, value_name = "DURATION", value_parser = some_ms)]
     ttl: Option<u32>,
     /// 0 (lowest) to 9 (highest)
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]

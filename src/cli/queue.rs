@@ -7,10 +7,11 @@ use super::output;
 use super::units::{show_bytes, show_count, show_ms};
 use crate::client::Client;
 use crate::model::admin::{
-    CONSUMER_DELETE, ConsumerQuery, Count, PeekItem, PeekQuery, QUEUE_PEEK, QUEUE_PURGE, QUEUE_REPLAY, QUEUE_SHOW,
-    QUEUES, QueueQuery, QueueStatus, ReplayQuery,
+    CONSUMER_DELETE, ConsumerQuery, Count, PEEK_MAX, PeekItem, PeekQuery, QUEUE_PEEK, QUEUE_PURGE, QUEUE_REPLAY,
+    QUEUE_SHOW, QUEUES, QueueQuery, QueueStatus, ReplayQuery,
 };
 use crate::runtime::clock;
+use std::cmp::Reverse;
 
 /// What the dead letters of a queue are kept under.
 const DEAD: &str = "$dead/";
@@ -65,7 +66,7 @@ pub(super) enum Queue {
         /// The queue they died in
         queue: String,
         /// Most messages [default: all]
-        #[arg(long, short, value_name = "N")]
+        #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         count: Option<u64>,
     },
     /// Forget a durable consumer and its position
@@ -85,8 +86,8 @@ pub(super) enum Queue {
 /// Which messages are looked at.
 #[derive(Debug, clap::Args)]
 pub(super) struct Range {
-    /// Most messages
-    #[arg(long, short, value_name = "N", default_value_t = 10)]
+    /// Most messages, up to 1000
+    #[arg(long, short, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(PEEK_MAX)))]
     count: u32,
     /// Only of this priority
     #[arg(long, value_name = "PRIORITY", value_parser = clap::value_parser!(u8).range(0..=9))]
@@ -153,8 +154,22 @@ fn told(done: Count, what: &str, json: bool) -> Result<(), CliError> {
 }
 
 async fn peek(client: &Client, name: String, range: Range, json: bool) -> Result<(), CliError> {
-    let query = PeekQuery { name, count: range.count, lane: range.lane };
-    let items: Vec<PeekItem> = admin(client, QUEUE_PEEK, Some(&query)).await?;
+    let mut lanes = vec![range.lane];
+    if range.lane.is_none() {
+        // The broker looks into one lane at a time.
+        let queue: QueueStatus = admin(client, QUEUE_SHOW, Some(&QueueQuery { name: name.clone() })).await?;
+        lanes = queue.lanes.iter().filter(|l| l.head < l.next).map(|l| Some(l.lane)).collect();
+        lanes.sort_unstable_by_key(|lane| Reverse(*lane));
+    }
+    let mut items: Vec<PeekItem> = Vec::new();
+    for lane in lanes {
+        let left = range.count.saturating_sub(items.len() as u32);
+        if left == 0 {
+            break;
+        }
+        let query = PeekQuery { name: name.clone(), count: left, lane };
+        items.extend(admin::<_, Vec<PeekItem>>(client, QUEUE_PEEK, Some(&query)).await?);
+    }
     if json {
         return items.iter().try_for_each(output::json);
     }

@@ -21,6 +21,7 @@ TIDEGATE_DEADLINE_MS in its environment; its standard output is the answer and i
 #[command(group = clap::ArgGroup::new("how").required(true).args(["exec", "text", "echo"]))]
 pub(super) struct Reply {
     /// Channels to answer on
+    #[arg(value_parser = crate::cli::units::filter)]
     filter: String,
     /// Answer with what this command prints
     #[arg(long, value_name = "COMMAND")]

@@ -4,7 +4,7 @@ use super::Global;
 use super::connect::{block_on, client, options};
 use super::exit::{CliError, Exit};
 use super::output;
-use super::units::duration_ms;
+use super::units::some_ms;
 use crate::model::admin::Payload;
 use serde_json::{Map, json};
 use smol::Unblock;
@@ -25,7 +25,7 @@ pub(super) struct RequestArgs {
     /// The question; `-` reads it from standard input [default: empty]
     body: Option<String>,
     /// How long to wait for the whole answer
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration_ms)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_ms)]
     timeout: u32,
 }
 

@@ -27,7 +27,7 @@ history captures.";
 #[command(after_help = HELP)]
 pub(super) struct Sub {
     /// What to hear: + is one level, # the rest
-    #[arg(required = true, value_name = "FILTER")]
+    #[arg(required = true, value_name = "FILTER", value_parser = crate::cli::units::filter)]
     filters: Vec<String>,
     /// Begin with the retained values
     #[arg(long)]

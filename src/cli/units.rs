@@ -1,5 +1,6 @@
 //! Durations and sizes as people write and read them.
 
+use crate::model::Filter;
 use std::time::Duration;
 
 /// Reads `500ms`, `2s`, `5m`, `1h`, `7d`.
@@ -30,6 +31,19 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
 /// A duration in milliseconds that fits the wire's 32 bits.
 pub(super) fn duration_ms(text: &str) -> Result<u32, String> {
     u32::try_from(duration(text)?.as_millis()).map_err(|_| "the duration is longer than 49 days".into())
+}
+
+/// As `duration_ms`, where nothing would mean that there is no limit, or no pause.
+pub(super) fn some_ms(text: &str) -> Result<u32, String> {
+    match duration_ms(text)? {
+        0 => Err("write at least 1ms".into()),
+        ms => Ok(ms),
+    }
+}
+
+/// A filter of channels.
+pub(super) fn filter(text: &str) -> Result<String, String> {
+    Filter::parse(text).map(|f| f.as_str().to_owned()).map_err(|error| error.to_string())
 }
 
 /// Milliseconds for people.
@@ -80,6 +94,7 @@ mod tests {
         for bad in ["", "5", "s", "-1s", "1w", "1e3s", "100d"] {
             assert!(duration_ms(bad).is_err(), "{bad}");
         }
+        assert!(some_ms("0s").is_err() && some_ms("900us").is_err() && some_ms("1ms") == Ok(1));
         for (ms, text) in
             [(7, "7ms"), (1_250, "1.2s"), (125_000, "2m05s"), (7_260_000, "2h01m"), (200_000_000, "2d07h")]
         {
