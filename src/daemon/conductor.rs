@@ -9,8 +9,9 @@ use super::{Commit, Reload};
 use crate::broker::{Effect, Event, Volume};
 use crate::model::Mono;
 use crate::runtime::clock;
+use crate::runtime::reactor::Timer;
 use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, perform};
-use smol::{Task, Timer};
+use smol::Task;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -249,7 +250,7 @@ impl<M: Machine> Conductor<M> {
     /// Sets the timer only where it would fire too late; one that fires early costs one look.
     fn arm(&mut self, cx: &mut Context<'_>, now: Mono, next: Mono) {
         if self.armed.is_none_or(|armed| armed > next || armed <= now) {
-            self.timer.set_at(clock::instant(next));
+            self.timer.set(next);
             self.armed = Some(next);
             if Pin::new(&mut self.timer).poll(cx).is_ready() {
                 // It came due between the two lines.
