@@ -31,9 +31,10 @@ use crate::schedule::Due;
 use crate::store::{Reader, StoreError};
 use commit::VolumeState;
 use conn::Conn;
+use hashbrown::HashMap;
 use mount::Mount;
 use request::Ask;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use storage::Health;
 
@@ -43,7 +44,7 @@ pub struct Broker {
     rng: fastrand::Rng,
     now: Now,
     started: Now,
-    conns: hashbrown::HashMap<ConnId, Conn>,
+    conns: HashMap<ConnId, Conn>,
     mount: Mount,
     disk: VolumeState,
     memory: VolumeState,
@@ -111,7 +112,7 @@ impl Broker {
             rng,
             now,
             started: now,
-            conns: hashbrown::HashMap::new(),
+            conns: HashMap::new(),
             mount: loaded.mount,
             disk: VolumeState::new(Volume::Disk, loaded.applied, settings.store.tail_bytes as usize),
             memory: VolumeState::new(Volume::Memory, crate::model::Position(0), settings.store.tail_bytes as usize / 2),

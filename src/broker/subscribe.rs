@@ -22,6 +22,13 @@ pub(super) struct Subscription {
     priming: Option<Priming>,
 }
 
+impl Subscription {
+    /// Whether live messages pass as they come: nothing waits before them, and nothing is to be told.
+    pub(super) const fn is_even(&self) -> bool {
+        self.priming.is_none() && !self.paused && self.dropped == 0
+    }
+}
+
 #[derive(Debug, Default)]
 struct Priming {
     /// Reads not answered yet.

@@ -86,10 +86,12 @@ pub struct Record<'a> {
     pub payload: &'a [u8],
 }
 
-/// The frozen postcard layout of a record, version 1. Field order is the wire order.
+/// Bytes of the id at the head of a record: postcard writes an array of bytes as it stands, but one at a time.
+const ID_BYTES: usize = 16;
+
+/// The frozen postcard layout of a record, version 1, behind its id. Field order is the wire order.
 #[derive(Serialize, Deserialize)]
 struct RawRecord<'a> {
-    id: [u8; 16],
     channel: &'a str,
     flags: u8,
     priority: u8,
@@ -177,6 +179,7 @@ impl<'a> Record<'a> {
     /// # Errors
     /// The first rule the bytes break.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let (id, bytes) = bytes.split_first_chunk::<ID_BYTES>().ok_or(RecordError::Malformed)?;
         let (raw, rest) = postcard::take_from_bytes::<RawRecord<'a>>(bytes).map_err(|_| RecordError::Malformed)?;
         if !rest.is_empty() {
             return Err(RecordError::TrailingBytes(rest.len()));
@@ -185,7 +188,7 @@ impl<'a> Record<'a> {
             return Err(RecordError::Flags(raw.flags));
         }
         Ok(Self {
-            id: MessageId(raw.id),
+            id: MessageId(*id),
             channel: Channel::parse(raw.channel).map_err(RecordError::Channel)?,
             priority: Priority::new(raw.priority).ok_or(RecordError::Priority(raw.priority))?,
             retain: raw.flags & FLAG_RETAIN != 0,
@@ -203,8 +206,10 @@ impl<'a> Record<'a> {
     /// # Errors
     /// [`RecordError::BufferTooSmall`].
     pub fn encode(&self, out: &mut [u8]) -> Result<usize, RecordError> {
-        let written = postcard::to_slice(&self.raw(), out).map_err(|_| RecordError::BufferTooSmall)?;
-        Ok(written.len())
+        let (id, rest) = out.split_first_chunk_mut::<ID_BYTES>().ok_or(RecordError::BufferTooSmall)?;
+        *id = self.id.0;
+        let written = postcard::to_slice(&self.raw(), rest).map_err(|_| RecordError::BufferTooSmall)?;
+        Ok(ID_BYTES + written.len())
     }
 
     /// An upper bound of the encoded length, in bytes.
@@ -225,7 +230,6 @@ impl<'a> Record<'a> {
 
     fn raw(&self) -> RawRecord<'a> {
         RawRecord {
-            id: self.id.0,
             channel: self.channel.as_str(),
             flags: if self.retain { FLAG_RETAIN } else { 0 },
             priority: self.priority.get(),

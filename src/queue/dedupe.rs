@@ -5,9 +5,9 @@
 
 use crate::model::Volume;
 use crate::model::{MessageId, Position, Wall};
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
 /// The first copy of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct DedupeWindow {
     ring: VecDeque<[u8; 16]>,
     groups: VecDeque<Group>,
     index: HashTable<u32>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 impl DedupeWindow {
@@ -48,7 +48,7 @@ impl DedupeWindow {
             ring: VecDeque::new(),
             groups: VecDeque::new(),
             index: HashTable::new(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
         }
     }
 
@@ -64,7 +64,7 @@ impl DedupeWindow {
         if self.ids_max == 0 || id.is_none() {
             return None;
         }
-        let hash = self.hasher.hash_one(id.0);
+        let hash = hash(&self.hasher, &id.0);
         let number = *self.index.find(hash, |&n| self.id_at(n) == id.0)?;
         let number = self.base + u64::from(number.wrapping_sub(self.base as u32));
         let at = self.groups.partition_point(|g| g.first <= number);
@@ -84,12 +84,12 @@ impl DedupeWindow {
         self.ring.push_back(id.0);
         let (ring, base, hasher) = (&self.ring, self.base, &self.hasher);
         let at = |n: u32| ring[n.wrapping_sub(base as u32) as usize];
-        let hash = hasher.hash_one(id.0);
-        match self.index.find_mut(hash, |&n| at(n) == id.0) {
+        let hashed = hash(hasher, &id.0);
+        match self.index.find_mut(hashed, |&n| at(n) == id.0) {
             // An expired copy that was not evicted yet: the newer one takes its place.
             Some(older) => *older = number as u32,
             None => {
-                self.index.insert_unique(hash, number as u32, |&n| hasher.hash_one(at(n)));
+                self.index.insert_unique(hashed, number as u32, |&n| hash(hasher, &at(n)));
             }
         }
     }
@@ -124,7 +124,7 @@ impl DedupeWindow {
     fn forget_front(&mut self) {
         let number = self.base as u32;
         if let Some(id) = self.ring.front() {
-            let hash = self.hasher.hash_one(id);
+            let hash = hash(&self.hasher, id);
             // A newer copy may have taken the index entry over; then there is nothing to remove.
             if let Ok(found) = self.index.find_entry(hash, |&n| n == number) {
                 found.remove();
@@ -149,6 +149,11 @@ impl DedupeWindow {
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
+}
+
+/// Ids are chosen by publishers, so the hash is seeded anew in each process; as one number it is a few instructions.
+fn hash(hasher: &DefaultHashBuilder, id: &[u8; 16]) -> u64 {
+    hasher.hash_one(u128::from_ne_bytes(*id))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::model::{Epoch, Priority, Volume, Wall};
 use crate::store::QueueKey;
 use crate::store::block::HistoryLink;
 use crate::store::schema::{ChannelRow, ExtentRow, QueueRow};
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// A queue.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ pub use outbox::Outbox;
 pub use publisher::{Expect, Publisher, Run, RunKind};
 
 use crate::model::{ConnId, Mono};
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// What a session may do. Identities and roles fill this in; until then a transport decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
