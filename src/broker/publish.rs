@@ -303,6 +303,11 @@ impl Broker {
         if disk {
             self.disk.push_id(record.id.0);
         }
+        // A commit to disk forgets as it leaves; without one the window would grow until the next housekeeping.
+        if !disk && self.mount.dedupe.is_over() {
+            let gone = self.mount.dedupe.expire(self.now.wall);
+            self.forget_ids(&gone);
+        }
     }
 
     fn push_body(&mut self, payload: &[u8], refs: u32) -> u64 {

@@ -24,6 +24,9 @@ struct Group {
     stored: Option<(Volume, Position)>,
 }
 
+/// Ids over the bound that are forgotten together, at least.
+const IDS_OVER: usize = 256;
+
 /// The window.
 #[derive(Debug)]
 pub struct DedupeWindow {
@@ -92,6 +95,13 @@ impl DedupeWindow {
                 self.index.insert_unique(hashed, number as u32, |&n| hash(hasher, &at(n)));
             }
         }
+    }
+
+    /// Whether so many ids are over the bound that [`DedupeWindow::expire`] is due: not for each one, and never many more,
+    /// for the window is fast only while it fits the processor's cache.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.ring.len() > self.ids_max + (self.ids_max / 64).max(IDS_OVER)
     }
 
     /// Forgets what is over the bounds; returns the positions on disk of groups that are gone whole.

@@ -1,8 +1,8 @@
 //! Publish: contracts, order, dedupe, limits.
 
 use super::world::{World, id, queue};
-use crate::config::{Keep, Overflow, QueueSettings, Storage};
-use crate::model::Priority;
+use crate::config::{Keep, Overflow, QueueSettings, Settings, Storage};
+use crate::model::{MessageId, Priority};
 use crate::wire::{Code, Contract, Outcome};
 
 #[test]
@@ -220,4 +220,21 @@ fn a_busy_broker_waits_for_the_crowd_no_longer_than_its_linger() {
     assert_eq!(w.verdicts(c), [], "a hundred came last time");
     w.pass(3);
     assert_eq!(w.verdicts(c), [(101, Ok(Outcome::Stored))]);
+}
+
+#[test]
+fn ids_of_live_messages_are_forgotten_beyond_the_bound_at_once() {
+    const IDS_MAX: u32 = 100;
+    let mut settings = Settings::default();
+    settings.queues.clear();
+    settings.store.dedupe.ids_max = IDS_MAX;
+    let mut w = World::with(settings);
+    let c = w.connect();
+    // No time passes: housekeeping does not come to help.
+    for number in 1..=2_000u64 {
+        let id = MessageId::from_parts(number, [0; 10]);
+        w.publish_with(c, number, Contract::Memory, |r| r.id = id, "live", "x");
+        assert!(w.broker.mount.dedupe.len() <= IDS_MAX as usize + 257);
+    }
+    assert!(w.broker.mount.dedupe.len() >= IDS_MAX as usize);
 }
