@@ -58,6 +58,34 @@ impl DedupeWindow {
         self.window_ms = u64::from(window_ms);
     }
 
+    /// Takes over what another window remembers and no disk does: what it took live-only or in memory. `self` holds what
+    /// the disk knows.
+    pub fn adopt(&mut self, old: &Self) {
+        let mut merged = Self { hasher: self.hasher.clone(), ..Self::new(0, 0) };
+        (merged.ids_max, merged.window_ms) = (self.ids_max, self.window_ms);
+        let elsewhere = |(_, group): &(MessageId, &Group)| !matches!(group.stored, Some((Volume::Disk, _)));
+        let mut kept = old.entries().filter(elsewhere).peekable();
+        // Groups expire in the order they were taken.
+        for (id, group) in self.entries() {
+            while let Some((older, of)) = kept.next_if(|(_, of)| of.taken <= group.taken) {
+                merged.remember(older, of.taken, of.stored);
+            }
+            merged.remember(id, group.taken, group.stored);
+        }
+        kept.for_each(|(id, group)| merged.remember(id, group.taken, group.stored));
+        *self = merged;
+    }
+
+    /// The ids with the group they were taken in, oldest first.
+    fn entries(&self) -> impl Iterator<Item = (MessageId, &Group)> {
+        let ends = self.groups.iter().skip(1).map(|g| g.first).chain([self.base + self.ring.len() as u64]);
+        let groups = self.groups.iter().zip(ends);
+        groups.flat_map(|(group, end)| {
+            let from = group.first.max(self.base);
+            (from..end).map(move |number| (MessageId(self.id_at(number as u32)), group))
+        })
+    }
+
     /// Whether this id was taken within the window.
     #[must_use]
     pub fn seen(&self, id: MessageId, now: Wall) -> Option<Seen> {
@@ -170,6 +198,25 @@ mod tests {
         assert_eq!(w.seen(MessageId::NONE, Wall(0)), None);
         assert_eq!(w.expire(Wall(1_000)), vec![Position(7)]);
         assert!(w.is_empty());
+    }
+
+    #[test]
+    fn adopting_keeps_what_no_disk_remembers_in_the_order_it_was_taken() {
+        let (disk, memory) = (Some((Volume::Disk, Position(7))), Some((Volume::Memory, Position(3))));
+        let mut old = DedupeWindow::new(100, 60_000);
+        for (n, stored) in [None, disk, memory, Some((Volume::Disk, Position(8))), None].into_iter().enumerate() {
+            old.remember(id(n as u64), Wall(n as u64 * 10_000), stored);
+        }
+        // Position 8 was not durable.
+        let mut new = DedupeWindow::new(100, 60_000);
+        new.remember(id(1), Wall(10_000), disk);
+        new.adopt(&old);
+        let seen: Vec<_> = (0..5).map(|n| new.seen(id(n), Wall(40_000)).map(|s| s.stored)).collect();
+        assert_eq!(seen, [Some(None), Some(disk), Some(memory), None, Some(None)]);
+        let mut rows = new.expire(Wall(85_000));
+        assert_eq!((new.len(), new.seen(id(4), Wall(85_000)).is_some()), (1, true));
+        rows.extend(new.expire(Wall(100_000)));
+        assert_eq!((rows, new.len()), (vec![Position(7)], 0));
     }
 
     #[test]

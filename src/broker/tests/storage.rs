@@ -2,7 +2,7 @@
 
 use super::world::{World, id, queue};
 use crate::broker::Event;
-use crate::config::{QueueSettings, Settings};
+use crate::config::{QueueSettings, Settings, Storage};
 use crate::model::Priority;
 use crate::store::StoreError;
 use crate::wire::{Code, Contract, Outcome};
@@ -60,6 +60,28 @@ fn a_failed_commit_is_never_acknowledged_and_what_was_kept_is_found_by_its_id() 
     w.consume(r, 1, "main", "r");
     w.credit(r, 1, 10);
     assert_eq!(w.texts(r), ["kept", "lost"]);
+}
+
+#[test]
+fn ids_that_no_disk_kept_are_still_known_when_the_store_is_open_again() {
+    let memory = QueueSettings { storage: Storage::Memory, contract: Contract::Memory, ..queue("mem", "mem/#") };
+    let mut w = World::new(vec![queue("main", "main/#"), memory]);
+    let c = w.connect();
+    w.publish_with(c, 1, Contract::Queue, |r| r.id = id(1), "mem/a", "in memory");
+    w.publish_with(c, 2, Contract::Queue, |r| r.id = id(2), "live", "live-only");
+    w.publish_with(c, 3, Contract::Queue, |r| r.id = id(3), "main/a", "on disk");
+    w.hold_commits = true;
+    w.publish_with(c, 4, Contract::Queue, |r| r.id = id(4), "main/a", "lost");
+    w.fail_store(StoreError::Io("gone".into()));
+    w.hold_commits = false;
+    w.reopen_store();
+    w.verdicts(c);
+    w.publish_with(c, 4, Contract::Queue, |r| r.id = id(4), "main/a", "lost");
+    w.publish_with(c, 5, Contract::Queue, |r| r.id = id(1), "mem/a", "in memory");
+    w.publish_with(c, 6, Contract::Queue, |r| r.id = id(2), "live", "live-only");
+    w.publish_with(c, 7, Contract::Queue, |r| r.id = id(3), "main/a", "on disk");
+    let duplicate = Ok(Outcome::Duplicate);
+    assert_eq!(w.verdicts(c), [(4, Ok(Outcome::Stored)), (5, duplicate), (6, duplicate), (7, duplicate)]);
 }
 
 #[test]
