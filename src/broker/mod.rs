@@ -211,6 +211,11 @@ impl Broker {
                 None
             }
         };
+        self.answer_read(waiting, result);
+    }
+
+    /// Hands what was read to who asked; `None` when it could not be.
+    fn answer_read(&mut self, waiting: Waiting, result: Option<crate::store::ReadResult>) {
         match waiting {
             Waiting::Page(queue, consumer, lane) => self.handle_page(queue, consumer, lane, result),
             Waiting::Fetch(queue, consumer, lane, seq) => self.handle_fetched(queue, consumer, lane, seq, result),

@@ -3,9 +3,9 @@
 use super::world::{World, id, queue};
 use crate::broker::Event;
 use crate::config::{QueueSettings, Settings, Storage};
-use crate::model::Priority;
+use crate::model::{Priority, admin};
 use crate::store::StoreError;
-use crate::wire::{Code, Contract, Outcome};
+use crate::wire::{Code, Contract, History, Outcome, Request, Response, Since};
 
 #[test]
 fn when_space_is_low_alarms_are_still_taken_and_acks_go_on_and_it_recovers_by_itself() {
@@ -82,6 +82,56 @@ fn ids_that_no_disk_kept_are_still_known_when_the_store_is_open_again() {
     w.publish_with(c, 7, Contract::Queue, |r| r.id = id(3), "main/a", "on disk");
     let duplicate = Ok(Outcome::Duplicate);
     assert_eq!(w.verdicts(c), [(4, Ok(Outcome::Stored)), (5, duplicate), (6, duplicate), (7, duplicate)]);
+}
+
+#[test]
+fn whoever_waits_for_a_commit_when_the_store_fails_is_told() {
+    let mut w = World::new(vec![QueueSettings { history: true, ..queue("main", "#") }]);
+    let (c, root, s) = (w.connect(), w.connect(), w.connect());
+    w.publish(c, 1, "a", "kept");
+    w.hold_commits = true;
+    w.publish(c, 2, "a", "lost");
+    let ask = |w: &mut World, stream, channel: &str| {
+        let body = br#"{"name":"main"}"#;
+        let head = Request { channel, deadline_ms: 0, total: body.len() as u32, properties: &[] };
+        w.send(root, stream, &head, body);
+    };
+    ask(&mut w, 1, admin::QUEUE_PEEK);
+    w.send(s, 1, &History { channel: "a", since: Since::Last(10), limit: 0 }, &[]);
+    assert!(w.frames(root).is_empty() && w.frames(s).is_empty(), "they wait for the commit");
+    w.fail_store(StoreError::Io("gone".into()));
+    assert_eq!(w.expect(root).get::<Response<'_>>().status, Code::StorageFailed as u16);
+    assert_eq!(w.expect_error(s), Code::StorageFailed);
+    for channel in [admin::QUEUE_PURGE, admin::QUEUE_REPLAY, admin::CONSUMER_DELETE] {
+        ask(&mut w, 2, channel);
+        assert_eq!(w.expect(root).get::<Response<'_>>().status, Code::StorageFailed as u16, "{channel}");
+    }
+    w.hold_commits = false;
+    w.reopen_store();
+    ask(&mut w, 3, admin::QUEUE_PEEK);
+    assert_eq!(w.expect(root).get::<Response<'_>>().status, 0);
+}
+
+#[test]
+fn a_read_under_way_when_the_store_is_opened_anew_is_answered_and_stops_nothing() {
+    let memory = QueueSettings { storage: Storage::Memory, contract: Contract::Memory, ..queue("mem", "#") };
+    let mut w = World::new(vec![memory]);
+    let c = w.connect();
+    w.publish_with(c, 1, Contract::Queue, |r| r.delay_ms = 1_000, "a", "later");
+    w.fail_store(StoreError::Io("gone".into()));
+    // The delayed message is due and being read when the store is back.
+    w.now.mono = w.now.mono.plus_ms(1_000);
+    w.now.wall = w.now.wall.plus_ms(1_000);
+    w.broker.handle(w.now, Event::Timeout);
+    while let Some(effect) = w.broker.poll_effect() {
+        drop(effect);
+    }
+    w.reopen_store();
+    w.pass(5_000);
+    let r = w.connect();
+    w.consume(r, 1, "mem", "r");
+    w.credit(r, 1, 10);
+    assert_eq!(w.texts(r), ["later"]);
 }
 
 #[test]
