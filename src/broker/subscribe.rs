@@ -55,6 +55,8 @@ pub(super) struct PrimeHistory {
     newest: u64,
     /// The offset after which the reader must miss nothing.
     since: Option<u64>,
+    /// As many of the newest are all that was asked for.
+    wanted: u32,
     limit: u32,
 }
 
@@ -184,7 +186,8 @@ impl Broker {
         };
         let lost_epoch = matches!(since, Since::Offset { epoch: asked, .. } if asked != epoch);
         let newest = last.map_or(0, |l| l.offset);
-        let prime = PrimeHistory { conn, stream, queue: q, epoch, newest, since: above, limit: count };
+        let wanted = if let Since::Last(n) = since { n } else { u32::MAX };
+        let prime = PrimeHistory { conn, stream, queue: q, epoch, newest, since: above, wanted, limit: count };
         let newest_at = last.and_then(|l| Some((Priority::new(l.lane)?, l.seq)));
         if let Some(subscription) = self.subscription_mut(conn, stream) {
             subscription.priming.get_or_insert_default().reads += 1;
@@ -245,16 +248,16 @@ impl Broker {
 
     fn answer_prime(&mut self, prime: Prime, result: Option<ReadResult>) {
         match (prime, result) {
-            (Prime::History(prime), Some(ReadResult::History(mut found))) => {
+            (Prime::History(prime), Some(ReadResult::History { mut found, left_out })) => {
                 // What was let go of may still be on disk.
                 let queue = &self.mount.queues[prime.queue];
-                let gone = |p: &Past| queue.lane(p.lane).is_none_or(|l| p.seq < l.head);
-                if let Some(last) = found.iter().rposition(gone) {
+                let gone = |lane: Priority, seq: u64| queue.lane(lane).is_none_or(|l| seq < l.head);
+                if let Some(last) = found.iter().rposition(|p| gone(p.lane, p.seq)) {
                     found.drain(..=last);
                 }
-                // Nothing is missing when the chain reaches the offset after the one already seen.
                 let complete = match prime.since {
-                    None => true,
+                    None => found.len() >= prime.wanted as usize || left_out.is_none_or(|(lane, seq)| gone(lane, seq)),
+                    // Nothing is missing when the chain reaches the offset after the one already seen.
                     Some(offset) if offset == prime.newest => true,
                     Some(offset) => found.first().is_some_and(|p| p.offset == offset + 1),
                 };
