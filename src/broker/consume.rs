@@ -305,6 +305,10 @@ impl Broker {
     }
 
     pub(super) fn run_pumps(&mut self) {
+        if self.said_stopped {
+            // The last commit has left: a delivery made now would come again after the start, and would not say so.
+            self.pumps.clear();
+        }
         while !self.pumps.is_empty() {
             let mut round = std::mem::take(&mut self.pumps);
             round.sort_unstable();

@@ -58,6 +58,7 @@ pub struct Broker {
     ids: u64,
     stopping: Option<Mono>,
     stopped: bool,
+    /// The last commit of an orderly stop was handed out: what it says of consumers must stay true.
     said_stopped: bool,
 }
 
