@@ -90,7 +90,7 @@ pub(super) fn load(
     scan(reader, Table::Channel, |key, value| {
         let name = std::str::from_utf8(key.get(8..).unwrap_or_default());
         if let (Some(q), Ok(name), Some(row)) = (at(key), name, schema::decode::<ChannelRow>(value)) {
-            mount.queues[q].channels.insert(name.into(), row);
+            mount.queues[q].channels.restore(name, row);
         }
     })?;
     scan(reader, Table::Delayed, |key, value| {
