@@ -71,6 +71,11 @@ impl Broker {
             let what = format!("this session already consumes {:?} as {:?}", head.queue, head.name);
             return Err((Code::DuplicateConsumer, what));
         }
+        if !c.attachments.is_empty() && !c.has_filters(&wanted) {
+            // What its filters leave out is passed over for all: the others would not know.
+            let what = format!("other sessions consume {:?} as {:?} with other filters", head.queue, head.name);
+            return Err((Code::Conflict, what));
+        }
         let id = self.ids + 1;
         let mut attachment = Attachment {
             id,

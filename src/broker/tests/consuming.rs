@@ -231,6 +231,34 @@ fn nothing_is_delivered_after_the_last_commit_of_a_stop() {
 }
 
 #[test]
+fn filters_change_only_while_no_other_session_consumes() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let (a, b) = (w.connect(), w.connect());
+    w.consume_with(a, 1, "main", "r", &["x", "y"], |_| {});
+    assert_eq!(w.expect(a).kind, FrameType::Ok);
+    w.consume_with(b, 1, "main", "r", &["x"], |_| {});
+    assert_eq!(w.expect_error(b), Code::Conflict);
+    w.consume_with(b, 1, "main", "r", &[], |_| {});
+    assert_eq!(w.expect_error(b), Code::Conflict);
+    w.consume_with(b, 1, "main", "r", &["y", "x", "y"], |_| {});
+    assert_eq!(w.expect(b).kind, FrameType::Ok, "the same set competes");
+    w.send(b, 1, &Unsubscribe {}, &[]);
+    w.frames(b);
+    let c = w.connect();
+    for (n, channel) in [(1, "x"), (2, "y"), (3, "z")] {
+        w.publish(c, n, channel, channel);
+    }
+    w.credit(a, 1, 10);
+    assert_eq!(w.texts(a), ["x", "y"], "nothing changed for the session that was there");
+    w.disconnect(a);
+    w.consume_with(b, 1, "main", "r", &["z"], |_| {});
+    assert_eq!(w.expect(b).kind, FrameType::Ok, "alone it changes them");
+    w.publish(c, 4, "z", "after");
+    w.credit(b, 1, 10);
+    assert_eq!(w.texts(b), ["x", "y", "after"], "what was under way comes back, what was passed over does not");
+}
+
+#[test]
 fn ttl_ends_a_message_and_delay_holds_it_back_even_over_a_restart() {
     let mut w = World::new(vec![queue("main", "#")]);
     let c = w.connect();
