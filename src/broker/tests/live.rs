@@ -269,6 +269,26 @@ fn a_request_without_answer_ends_by_deadline_disconnect_or_cancel() {
 }
 
 #[test]
+fn requests_to_answer_take_none_of_the_responders_own_streams() {
+    let mut settings = Settings { queues: vec![], ..Settings::default() };
+    settings.limits.streams_max = 4;
+    let mut w = World::with(settings);
+    let (r, askers) = (w.connect(), [w.connect(), w.connect()]);
+    w.send(r, 1, &Subscribe { respond: true, ..subscribe("calc") }, &[]);
+    w.frames(r);
+    for (a, stream) in askers.into_iter().flat_map(|a| (1..=4).map(move |stream| (a, stream))) {
+        w.send(a, stream, &ask("calc", 0), b"1+1?");
+    }
+    assert_eq!(w.frames(r).len(), 8);
+    for stream in 2..=4 {
+        w.send(r, stream, &subscribe("a"), &[]);
+        assert_eq!(w.expect(r).kind, FrameType::Ok);
+    }
+    w.send(r, 5, &subscribe("a"), &[]);
+    assert_eq!(w.expect_error(r), Code::TooManyStreams, "its own are still counted");
+}
+
+#[test]
 fn heartbeats_go_both_ways_and_silence_ends_a_session() {
     let mut settings = Settings { queues: vec![], ..Settings::default() };
     settings.limits.heartbeat_ms = 1_000;
