@@ -26,6 +26,8 @@ pub(super) struct Conn {
     pub(super) waits_for_store: bool,
     /// Reads for its subscriptions and histories under way.
     pub(super) primes: u32,
+    /// Live messages that wait behind retained values and histories, over all its subscriptions, in bytes.
+    pub(super) held_bytes: usize,
     /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
     unread_pings: u8,
     /// It was told why it ends: nothing more follows.
@@ -90,6 +92,7 @@ impl Broker {
             starved: false,
             waits_for_store: false,
             primes: 0,
+            held_bytes: 0,
             unread_pings: 0,
             told_end: false,
             over: false,

@@ -121,7 +121,10 @@ impl Broker {
     /// Undoes what a stream stood for, after it was taken out of its session.
     pub(super) fn end_stream(&mut self, conn: ConnId, id: u32, stream: Stream, cancelled: bool) {
         match stream {
-            Stream::Subscription(s) => self.mount.unsubscribe(&s.filter, (conn, id)),
+            Stream::Subscription(s) => {
+                self.mount.unsubscribe(&s.filter, (conn, id));
+                self.let_go(conn, s.priming.map_or(0, |p| p.held_bytes));
+            }
             Stream::Responder(filter) => self.mount.responders.remove(&filter, (conn, id)),
             Stream::Consumer(q, c, attachment) => self.detach(q, c, attachment),
             Stream::Asking(ask) => self.drop_ask(ask),
@@ -356,6 +359,7 @@ impl Broker {
             return;
         }
         let Some(priming) = subscription.priming.take() else { return };
+        self.let_go(conn, priming.held_bytes);
         for Held { item, record } in priming.held {
             let known = priming
                 .sent
@@ -368,21 +372,34 @@ impl Broker {
 
     /// A live message for a subscription.
     pub(super) fn deliver_live(&mut self, conn: ConnId, stream: u32, item: LiveItem, record: &[u8]) {
-        let held_max = self.settings.limits.outbox_bytes_max as usize;
-        let Some(subscription) = self.subscription_mut(conn, stream) else { return };
-        match subscription.priming.as_mut() {
-            None => {}
-            Some(p) if p.held_bytes + record.len() > held_max => {
-                self.drop_slow(conn, stream, record.len());
-                return;
-            }
-            Some(priming) => {
-                priming.held_bytes += record.len() + size_of::<Held>();
-                priming.held.push(Held { item, record: record.to_vec() });
-                return;
-            }
+        if self.subscription_mut(conn, stream).is_some_and(|s| s.priming.is_some()) {
+            self.hold_live(conn, stream, item, record);
+        } else {
+            self.deliver_now(conn, stream, 0, item, record);
         }
-        self.deliver_now(conn, stream, 0, item, record);
+    }
+
+    /// Keeps a live message until what comes before it was sent, as far as the session has room for such.
+    fn hold_live(&mut self, conn: ConnId, stream: u32, item: LiveItem, record: &[u8]) {
+        let held_max = self.settings.limits.outbox_bytes_max as usize;
+        let bytes = record.len() + size_of::<Held>();
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        if c.held_bytes + bytes > held_max {
+            self.drop_slow(conn, stream, record.len());
+            return;
+        }
+        c.held_bytes += bytes;
+        if let Some(priming) = self.subscription_mut(conn, stream).and_then(|s| s.priming.as_mut()) {
+            priming.held_bytes += bytes;
+            priming.held.push(Held { item, record: record.to_vec() });
+        }
+    }
+
+    /// So many bytes of live messages wait no longer.
+    fn let_go(&mut self, conn: ConnId, bytes: usize) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.held_bytes -= bytes;
+        }
     }
 
     /// False when the message was dropped.

@@ -218,6 +218,37 @@ fn a_resumed_subscription_misses_nothing_and_hears_nothing_twice() {
     assert_eq!(texts, ["4", "5", "6", "7"]);
 }
 
+#[test]
+fn what_waits_behind_retained_values_is_bounded_over_all_subscriptions_of_a_session() {
+    let mut settings = Settings { queues: vec![queue("q", "q/#")], ..Settings::default() };
+    settings.limits.outbox_bytes_max = 10_000;
+    let mut w = World::with(settings);
+    let (c, s) = (w.connect(), w.connect());
+    let held = |w: &World| w.broker.conns[&s].held_bytes;
+    // Retained values are read after this commit, and live messages wait for them.
+    w.hold_commits = true;
+    w.publish(c, 1, "q/a", "stored");
+    for stream in 1..=8 {
+        w.send(s, stream, &Subscribe { retained: true, ..subscribe("live/#") }, &[]);
+    }
+    for n in 0..100 {
+        w.publish(c, 2 + n, "live/a", &"x".repeat(200));
+        assert!(held(&w) <= 10_000, "{}", held(&w));
+    }
+    assert!(held(&w) > 9_000);
+    w.send(s, 8, &Unsubscribe {}, &[]);
+    assert!(held(&w) < 9_000);
+    w.hold_commits = false;
+    w.release_commit();
+    assert_eq!(held(&w), 0);
+    w.publish(c, 102, "live/a", "last");
+    let frames = w.frames(s);
+    let of = |kind| frames.iter().filter(move |f| f.kind == kind && f.stream < 8);
+    let dropped: u64 = of(FrameType::Dropped).map(|f| f.get::<Dropped>().count).sum();
+    let heard: u64 = of(FrameType::Deliver).map(|f| u64::from(f.get::<crate::wire::Deliver>().count)).sum();
+    assert_eq!(heard + dropped, 7 * 101, "what found no room is told");
+}
+
 fn ask(channel: &str, deadline_ms: u32) -> Request<'_> {
     Request { channel, deadline_ms, total: 4, properties: &[] }
 }
