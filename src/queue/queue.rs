@@ -244,6 +244,7 @@ impl Queue {
             }
             kept
         });
+        forgotten.sort_unstable();
         self.channels.len() < self.settings.channels_max as usize
     }
 
