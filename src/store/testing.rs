@@ -199,6 +199,13 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut s = self.state();
+        s.alive(s.generation)?;
+        s.files.remove(name);
+        Ok(())
+    }
+
     fn lock(&self) -> io::Result<Option<Box<dyn FolderLock>>> {
         let mut s = self.state();
         s.alive(s.generation)?;
