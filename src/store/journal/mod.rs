@@ -47,8 +47,6 @@ mod pending;
 mod reader;
 mod replay;
 mod segment;
-#[cfg(test)]
-mod tests;
 
 pub use format::{
     FILE_HEADER_BYTES, FileHeader, Found, HeaderError, PAGE_BYTES, Payload, RECORD_HEADER_BYTES, RecordHead, Scan,
