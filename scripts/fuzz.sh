@@ -49,7 +49,7 @@ fuzz() {
     if [[ -f fuzz/dict/$target.dict ]]; then
         dict=("-dict=dict/$target.dict")
     fi
-    (cd fuzz && cargo fuzz run "$target" "corpus/$target" -- "${dict[@]}" -max_total_time="$seconds" \
+    (cd fuzz && cargo fuzz run --sanitizer none "$target" "corpus/$target" -- "${dict[@]}" -max_total_time="$seconds" \
         -max_len=8192 -timeout="$INPUT_SECONDS_MAX" -rss_limit_mb="$INPUT_MIB_MAX" -print_final_stats=1) \
         >"$logs/$target.log" 2>&1 </dev/null
 }
@@ -69,8 +69,8 @@ report() {
         artifact=$(sed -n 's/.*Test unit written to \(.*\)$/\1/p' "$log" | tail -n 1)
         grep -E -A3 'panicked at|ERROR: (libFuzzer|AddressSanitizer)|^error' "$log" | head -n 12 | sed 's/^/    /'
         if [[ -n $artifact ]]; then
-            echo "    again: cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run $target ${artifact#"$PWD"/fuzz/}"
-            echo "    small: cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz tmin $target ${artifact#"$PWD"/fuzz/}"
+            echo "    again: cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $target ${artifact#"$PWD"/fuzz/}"
+            echo "    small: cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz tmin --sanitizer none $target ${artifact#"$PWD"/fuzz/}"
         fi
         echo "    log:   $log"
     fi
@@ -97,7 +97,7 @@ mkdir -p "$logs"
 logs=$PWD/$logs
 
 echo "== building"
-(cd fuzz && for target in "${targets[@]}"; do cargo fuzz build "$target"; done)
+(cd fuzz && for target in "${targets[@]}"; do cargo fuzz build --sanitizer none "$target"; done)
 
 each=$((seconds * JOBS / ${#targets[@]}))
 if ((each > seconds)); then each=$seconds; fi

@@ -196,9 +196,7 @@ impl World {
             Op::Reopen => self.reopen(),
             Op::Disk { free_mib } => self.event(Event::Disk { free_bytes: u64::from(*free_mib) << 20 }),
             Op::Reload(change) => {
-                if change.without_dedupe {
-                    self.shared.ids.clear();
-                }
+                self.shared.without_queue |= change.without_queue;
                 self.event(Event::Reload { settings: Arc::new(settings(change)) });
             }
             Op::Cut { kept } => self.cut(*kept),
