@@ -153,16 +153,19 @@ EOF
 
 # start_nats none|default|always
 start_nats() {
-    local jetstream='' sync=''
     free_port
     new_folder
-    if [[ $1 == always ]]; then
-        sync='sync_interval: always'
-    fi
-    if [[ $1 != none ]]; then
-        jetstream="jetstream { store_dir: \"$folder/jetstream\" $sync }"
-    fi
-    printf 'listen: 127.0.0.1:%s\n%s\n' "$port" "$jetstream" >"$folder/nats.conf"
+    {
+        echo "listen: 127.0.0.1:$port"
+        if [[ $1 != none ]]; then
+            echo "jetstream {"
+            echo "  store_dir: \"$folder/jetstream\""
+            if [[ $1 == always ]]; then
+                echo "  sync_interval: always"
+            fi
+            echo "}"
+        fi
+    } >"$folder/nats.conf"
     launch "$nats" -c "$folder/nats.conf"
     await
 }
