@@ -6,8 +6,10 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// What a codec must make of bytes, by peer; the bytes are what real servers send.
-const HEARD: &[(&str, &[u8], &[Seen<'_>], &[u8])] = &[
+/// A peer, bytes as its server sends them, what the codec must see in them and what it must answer.
+type Heard = (&'static str, &'static [u8], &'static [Seen<'static>], &'static [u8]);
+
+const HEARD: &[Heard] = &[
     ("redis-stream", b"$15\r\n1763733600000-0\r\n-ERR full\r\n", &[Seen::Acks(1), Seen::Refused(1)], b""),
     (
         "redis-live",
