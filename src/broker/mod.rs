@@ -60,6 +60,8 @@ pub struct Broker {
     stopped: bool,
     /// The last commit of an orderly stop was handed out: what it says of consumers must stay true.
     said_stopped: bool,
+    /// Why it ended, where nobody asked for it.
+    failure: Option<StoreError>,
 }
 
 /// Every timer there is.
@@ -127,6 +129,7 @@ impl Broker {
             stopping: None,
             stopped: false,
             said_stopped: false,
+            failure: None,
             settings,
         };
         broker.disk.clock = loaded.clock;
@@ -166,6 +169,11 @@ impl Broker {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
         self.timers.next()
+    }
+
+    /// After [`Effect::Stopped`]: why it ended, where nobody asked for it.
+    pub fn take_failure(&mut self) -> Option<StoreError> {
+        self.failure.take()
     }
 
     /// The settings in force.

@@ -142,6 +142,7 @@ impl Broker {
                 log::error!("the store was opened but cannot be read back, the broker ends: {error}");
                 self.stopping = Some(self.now.mono);
                 self.stopped = true;
+                self.failure = Some(error);
                 return;
             }
         };

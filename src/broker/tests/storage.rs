@@ -4,7 +4,7 @@ use super::world::{World, id, queue};
 use crate::broker::Event;
 use crate::config::{QueueSettings, Settings, Storage};
 use crate::model::{Priority, admin};
-use crate::store::StoreError;
+use crate::store::{Block, QueueKey, Reader, StoreError, Table};
 use crate::wire::{Code, Contract, History, Outcome, Request, Response, Since};
 
 #[test]
@@ -132,6 +132,35 @@ fn a_read_under_way_when_the_store_is_opened_anew_is_answered_and_stops_nothing(
     w.consume(r, 1, "mem", "r");
     w.credit(r, 1, 10);
     assert_eq!(w.texts(r), ["later"]);
+}
+
+/// A store that opens and cannot be read.
+struct Unreadable;
+
+impl Reader for Unreadable {
+    fn page(&self, _: QueueKey, _: Priority, _: u64, _: usize) -> Result<Vec<Block>, StoreError> {
+        Err(StoreError::Io("unreadable".into()))
+    }
+
+    fn scan(&self, _: Table, _: &[u8], _: &[u8], _: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), StoreError> {
+        Err(StoreError::Io("unreadable".into()))
+    }
+
+    fn get(&self, _: Table, _: &[u8]) -> Result<Option<bytes::Bytes>, StoreError> {
+        Err(StoreError::Io("unreadable".into()))
+    }
+}
+
+#[test]
+fn a_store_that_is_open_again_but_unreadable_ends_the_broker_and_says_why() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    w.fail_store(StoreError::Io("gone".into()));
+    w.event(Event::StoreReopened { reader: &Unreadable });
+    assert!(w.stopped);
+    assert!(matches!(w.broker.take_failure(), Some(StoreError::Io(why)) if why == "unreadable"));
+    w.publish(c, 1, "a", "x");
+    assert!(w.verdicts(c).iter().all(|(_, verdict)| verdict.is_err()), "nothing more is taken");
 }
 
 #[test]
