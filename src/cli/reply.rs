@@ -12,7 +12,7 @@ use smol::process::{Command, Stdio};
 const HELP: &str = "Examples:
   tidegate reply svc/time --exec date
   tidegate reply 'svc/echo/+' --echo
---exec runs the command with `sh -c` for each request: the question on its standard input, TIDEGATE_CHANNEL and
+--exec runs the command with `sh -c` for each request: the question on its standard input, TIDEGATE_CHANNEL and \
 TIDEGATE_DEADLINE_MS in its environment; its standard output is the answer and its exit code the status.";
 
 /// Arguments of `reply`.

@@ -19,8 +19,8 @@ const HELP: &str = "Examples:
   tidegate sub '#' --json | jq .text
   tidegate sub config/# --retained --idle 1s
   tidegate sub site/boiler/temp --last 10
-Text is CHANNEL PAYLOAD; --raw prints payloads only. History (--last, --since) needs a plain channel that a queue with
-history captures.";
+Text is CHANNEL PAYLOAD; --raw prints payloads only. History (--last, --since) needs a plain channel that a queue \
+with history captures.";
 
 /// Arguments of `sub`.
 #[derive(Debug, clap::Args)]
