@@ -1,7 +1,7 @@
 //! `consume`: a queue, durably: each message is acknowledged once it is printed, written or handled.
 
 use super::Global;
-use super::connect::{block_on, client, options};
+use super::connect::{block_on, client, options, tell_of_breaks};
 use super::exit::{CliError, Exit};
 use super::messages::{Form, as_json};
 use super::output;
@@ -91,6 +91,7 @@ impl ConsumeArgs {
         };
         block_on(async |executor| {
             let client = client(&executor, address, options("consume"), None).await?;
+            tell_of_breaks(&executor, &client);
             let one = ConsumeOptions::default();
             // What will not be taken must not be fetched away from other sessions of the same name.
             let wanted = self.count.map_or(one.credit_messages, |n| u32::try_from(n).unwrap_or(u32::MAX));

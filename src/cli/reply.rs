@@ -1,7 +1,7 @@
 //! `reply`: answers requests.
 
 use super::Global;
-use super::connect::{block_on, client, options};
+use super::connect::{block_on, client, options, tell_of_breaks};
 use super::exit::{CliError, Exit};
 use super::output;
 use crate::client::Asked;
@@ -42,6 +42,7 @@ impl Reply {
         let address = global.address()?;
         block_on(async |executor| {
             let client = client(&executor, address, options("reply"), None).await?;
+            tell_of_breaks(&executor, &client);
             let mut responder = client.respond(&self.filter).await?;
             let mut left = self.count.unwrap_or(u64::MAX);
             while left > 0 {
