@@ -23,11 +23,11 @@ const HELP: &str = "Examples:
   tidegate consume main --as dashboard
   tidegate consume main --as billing --filter 'order/#' --exec './bill.sh'
   tidegate consume main --as copy --out copy.txt --idle 2s
-Several processes that use the same --as share the queue. --exec runs the command with `sh -c` for each message, \
-the payload on its standard input and TIDEGATE_CHANNEL, TIDEGATE_ID, TIDEGATE_SEQ, TIDEGATE_EPOCH, \
-TIDEGATE_ATTEMPT, TIDEGATE_PRIORITY in its environment, and TIDEGATE_MESSAGE, all of it as JSON, if that is at \
-most 64 KiB; exit code 0 acknowledges, any other tries again later. --out writes each message once while it runs, \
-even if it is delivered again; after a start, those come again that were not yet acknowledged.";
+Several processes that use the same --as, with the same filters, share the queue. --exec runs the command with \
+`sh -c` for each message, the payload on its standard input and TIDEGATE_CHANNEL, TIDEGATE_ID, TIDEGATE_SEQ, \
+TIDEGATE_EPOCH, TIDEGATE_ATTEMPT, TIDEGATE_PRIORITY in its environment, and TIDEGATE_MESSAGE, all of it as JSON, \
+if that is at most 64 KiB; exit code 0 acknowledges, any other tries again later. --out writes each message once \
+while it runs, even if it is delivered again; after a start, those come again that were not yet acknowledged.";
 
 /// Longest JSON handed over as TIDEGATE_MESSAGE: Linux starts no program with a variable of 128 KiB.
 const ENVIRONMENT_BYTES_MAX: usize = 64 * 1_024;
