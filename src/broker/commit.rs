@@ -10,7 +10,7 @@ use crate::store::schema::{self, META_CLOCK, META_COUNTERS, META_STOPPED};
 use crate::store::{Batch, Block, Committed, Op, QueueKey, ReadRequest, Table};
 use crate::wire::{DeliverItem, FrameType, PublishAck, PublishNack, item_flag};
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// One store as the broker sees it: what is durable, what is under way, what gathers.
@@ -41,11 +41,11 @@ struct Gathering {
     bytes: usize,
     messages: u32,
     blocks: hashbrown::HashMap<(usize, Priority), OpenBlock>,
-    lanes: HashSet<(usize, Priority)>,
+    lanes: BTreeSet<(usize, Priority)>,
     /// How far each lane was trimmed: a later trim says all that an earlier one did.
     trims: BTreeMap<(QueueKey, Priority), u64>,
     ids: Vec<u8>,
-    channels: HashSet<(usize, Box<str>)>,
+    channels: BTreeSet<(usize, Box<str>)>,
     fanout: Fanout,
     publishers: Vec<(ConnId, u32)>,
     /// Since when a publish waits.
@@ -236,13 +236,13 @@ impl VolumeState {
         self.nudge(now);
     }
 
-    /// The store failed: forgets all that is not durable.
-    pub(super) fn fail(&mut self) {
+    /// The store failed: forgets all that is not durable. Returns who waited to read it.
+    pub(super) fn fail(&mut self) -> Vec<Waiting> {
         self.flight = None;
         self.gathering = Gathering::default();
         self.next = Position(self.durable.0 + 1);
         self.tail.clear();
-        self.after.clear();
+        self.after.drain(..).map(|(_, waiting, _)| waiting).collect()
     }
 }
 
@@ -292,7 +292,9 @@ impl Broker {
             Volume::Disk => disk,
             Volume::Memory => memory,
         };
-        let open: Vec<(usize, Priority)> = v.gathering.blocks.keys().copied().collect();
+        let mut open: Vec<(usize, Priority)> = v.gathering.blocks.keys().copied().collect();
+        // The bytes on disk are a function of what happened, not of the order of a hash.
+        open.sort_unstable();
         for (queue, lane) in open {
             v.seal(mount, queue, lane);
         }
@@ -386,8 +388,11 @@ impl Broker {
 
     /// Reads once everything taken so far is durable.
     pub(super) fn read_after_commit(&mut self, volume: Volume, waiting: Waiting, request: ReadRequest) {
+        let failed = volume == Volume::Disk && self.health.is_failed();
         let v = self.volume_mut(volume);
         let position = match &v.flight {
+            // Nothing will be durable until it is open again: the read itself says how the store is.
+            _ if failed => v.durable,
             _ if v.gathering.urgent.is_some() || !v.gathering.ops.is_empty() => v.next,
             Some(flight) => flight.position,
             None => v.durable,
@@ -451,7 +456,7 @@ impl VolumeState {
             return;
         }
         let g = &mut self.gathering;
-        for (queue, channel) in g.channels.drain() {
+        for (queue, channel) in std::mem::take(&mut g.channels) {
             let q = &mount.queues[queue];
             if let Some(row) = q.channels.get(&channel) {
                 let key = schema::named_key(q.key, &channel);

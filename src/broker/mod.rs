@@ -20,10 +20,12 @@ mod publish;
 mod request;
 mod storage;
 mod subscribe;
+mod usage;
 
 pub use crate::model::Volume;
 pub use crate::observe::Counters;
 pub use event::{Effect, Event, Peer, Transmit};
+pub use usage::{Usage, Whose};
 
 use crate::config::Settings;
 use crate::model::{ConnId, Mono, Now, Wall};
@@ -58,7 +60,10 @@ pub struct Broker {
     ids: u64,
     stopping: Option<Mono>,
     stopped: bool,
+    /// The last commit of an orderly stop was handed out: what it says of consumers must stay true.
     said_stopped: bool,
+    /// Why it ended, where nobody asked for it.
+    failure: Option<StoreError>,
 }
 
 /// Every timer there is.
@@ -126,6 +131,7 @@ impl Broker {
             stopping: None,
             stopped: false,
             said_stopped: false,
+            failure: None,
             settings,
         };
         broker.disk.clock = loaded.clock;
@@ -165,6 +171,11 @@ impl Broker {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
         self.timers.next()
+    }
+
+    /// After [`Effect::Stopped`]: why it ended, where nobody asked for it.
+    pub fn take_failure(&mut self) -> Option<StoreError> {
+        self.failure.take()
     }
 
     /// The settings in force.
@@ -211,6 +222,11 @@ impl Broker {
                 None
             }
         };
+        self.answer_read(waiting, result);
+    }
+
+    /// Hands what was read to who asked; `None` when it could not be.
+    fn answer_read(&mut self, waiting: Waiting, result: Option<crate::store::ReadResult>) {
         match waiting {
             Waiting::Page(queue, consumer, lane) => self.handle_page(queue, consumer, lane, result),
             Waiting::Fetch(queue, consumer, lane, seq) => self.handle_fetched(queue, consumer, lane, seq, result),
@@ -250,6 +266,13 @@ impl Broker {
         }
     }
 
+    /// All connections in the order they came: what is done to each must not hang on the order of a hash.
+    fn conns_in_order(&self) -> Vec<ConnId> {
+        let mut all: Vec<ConnId> = self.conns.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
     fn handle_stop(&mut self, deadline: Mono) {
         if self.stopping.is_some() {
             self.stopped = true;
@@ -258,7 +281,7 @@ impl Broker {
         self.stopping = Some(deadline);
         self.timers.set(Timer::Stop, deadline);
         let ms = deadline.ms_since(self.now.mono).min(u64::from(u32::MAX)) as u32;
-        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        let conns = self.conns_in_order();
         log::info!("stopping: {} connections, {} bytes to commit", conns.len(), self.disk.pending_bytes());
         for conn in conns {
             self.send_goaway(conn, ms);
@@ -276,8 +299,7 @@ impl Broker {
                 self.flush_if_due();
                 return;
             }
-            let open: Vec<ConnId> = self.conns.keys().copied().collect();
-            for conn in open {
+            for conn in self.conns_in_order() {
                 self.close(conn, crate::wire::Code::ShuttingDown, "the broker is stopping");
             }
             self.stopped = self.conns.is_empty();
