@@ -109,9 +109,9 @@ impl Finding {
         match self {
             Self::Repaired | Self::JournalTail => false,
             Self::FellBack { recovered, .. } => !recovered,
-            Self::JournalDamaged { holes, .. } => !holes.is_empty(),
             Self::JournalForeign { missing, .. } => *missing,
-            Self::SetAside { .. } | Self::JournalMissing => true,
+            // Without a hole the end of it may be missing.
+            Self::SetAside { .. } | Self::JournalDamaged { .. } | Self::JournalMissing => true,
         }
     }
 

@@ -142,9 +142,7 @@ impl Opening<'_> {
         }
         if let Some(why) = damaged {
             // Given up in the database first: from here on the file is no journal of it, whatever its name.
-            if !plan.holes.is_empty() {
-                self.renew_epochs()?;
-            }
+            self.renew_epochs()?;
             self.redb.set_journal(layout.id, false)?;
             drop(file);
             let name = set_aside(self.how.disk, JOURNAL_NAME, self.how.options.now).map_err(from_io)?;

@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering;
 
 /// Name of the journal in the data folder.
 pub const JOURNAL_NAME: &str = "store.journal";
+/// Longest segment that is read: opening holds one in memory.
+const SEGMENT_BYTES_MAX: u64 = 16 * 1_024 * 1_024;
 /// Zeroes written at a time when the file is made.
 const ZEROES_BYTES: usize = 64 * 1_024;
 
@@ -136,8 +138,10 @@ impl Existing {
         let file = disk.open(JOURNAL_NAME)?;
         let len = file.len()?;
         let mut page = [0; FILE_HEADER_BYTES];
-        let there = (len as usize).min(FILE_HEADER_BYTES);
-        file.read(0, &mut page[..there])?;
+        let there = usize::try_from(len).unwrap_or(usize::MAX).min(FILE_HEADER_BYTES);
+        if there > 0 {
+            file.read(0, &mut page[..there])?;
+        }
         let header = FileHeader::decode(&page);
         Ok(Self { file, len, header })
     }
@@ -150,8 +154,8 @@ impl Existing {
     pub(super) fn layout(&self, id: StoreId) -> FileHeader {
         let guess = FileHeader { id, segment_bytes: segment_bytes(self.len) };
         match self.header {
-            Ok(header) if header.segment_bytes <= self.len && header.segment_bytes >= PAGE_BYTES as u64 => header,
-            _ => guess,
+            Ok(header) if header.segment_bytes <= SEGMENT_BYTES_MAX => header,
+            _ => FileHeader { segment_bytes: guess.segment_bytes.min(SEGMENT_BYTES_MAX), ..guess },
         }
     }
 
@@ -166,7 +170,9 @@ impl Existing {
         let at = segment_at(layout, generation);
         let mut bytes = vec![0; usize::try_from(layout.segment_bytes).map_err(|_| io::ErrorKind::FileTooLarge)?];
         let there = self.len.saturating_sub(at).min(layout.segment_bytes) as usize;
-        self.file.read(at, &mut bytes[..there])?;
+        if there > 0 {
+            self.file.read(at, &mut bytes[..there])?;
+        }
         Ok(bytes)
     }
 
