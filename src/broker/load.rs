@@ -187,6 +187,7 @@ impl Broker {
                 });
             }
         }
+        self.mount.dedupe.adopt(&old.dedupe, self.now.wall);
         self.mount.rebuild_captures();
     }
 

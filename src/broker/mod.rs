@@ -20,13 +20,16 @@ mod publish;
 mod request;
 mod storage;
 mod subscribe;
+mod usage;
 
 pub use crate::model::Volume;
 pub use crate::observe::Counters;
 pub use event::{Effect, Event, Peer, Transmit};
+pub use usage::{Usage, Whose};
 
 use crate::config::Settings;
 use crate::model::{ConnId, Mono, Now, Wall};
+use crate::queue::Queue;
 use crate::schedule::Due;
 use crate::store::{Reader, StoreError};
 use commit::VolumeState;
@@ -250,6 +253,13 @@ impl Broker {
         }
     }
 
+    /// All connections in the order they came: what is done to each must not hang on the order of a hash.
+    fn conns_in_order(&self) -> Vec<ConnId> {
+        let mut all: Vec<ConnId> = self.conns.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
     fn handle_stop(&mut self, deadline: Mono) {
         if self.stopping.is_some() {
             self.stopped = true;
@@ -258,7 +268,7 @@ impl Broker {
         self.stopping = Some(deadline);
         self.timers.set(Timer::Stop, deadline);
         let ms = deadline.ms_since(self.now.mono).min(u64::from(u32::MAX)) as u32;
-        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        let conns = self.conns_in_order();
         log::info!("stopping: {} connections, {} bytes to commit", conns.len(), self.disk.pending_bytes());
         for conn in conns {
             self.send_goaway(conn, ms);
@@ -272,12 +282,11 @@ impl Broker {
         if !self.stopped && self.disk.is_settled() && self.memory.is_settled() {
             if !self.said_stopped && !self.health.is_failed() {
                 self.said_stopped = true;
-                self.disk.push_stopped(self.now.mono);
+                self.disk.push_stopped(self.now.mono, !self.mount.queues.iter().any(Queue::is_suspect));
                 self.flush_if_due();
                 return;
             }
-            let open: Vec<ConnId> = self.conns.keys().copied().collect();
-            for conn in open {
+            for conn in self.conns_in_order() {
                 self.close(conn, crate::wire::Code::ShuttingDown, "the broker is stopping");
             }
             self.stopped = self.conns.is_empty();

@@ -2,7 +2,7 @@
 
 use super::Broker;
 use super::{Effect, Timer, load};
-use crate::model::{ConnId, Position, Priority, Volume};
+use crate::model::{Position, Priority, Volume};
 use crate::session::Publisher;
 use crate::store::{Reader, StoreError};
 use crate::wire::Code;
@@ -113,8 +113,7 @@ impl Broker {
         self.disk.fail();
         let mut durable = [Position(u64::MAX); 2];
         durable[Publisher::slot(Volume::Disk)] = self.disk.durable;
-        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
-        for conn in conns {
+        for conn in self.conns_in_order() {
             let mut streams = Vec::new();
             if let Some(c) = self.conns.get_mut(&conn) {
                 for (stream, publisher) in &mut c.session.publishers {
@@ -143,10 +142,10 @@ impl Broker {
                 return;
             }
         };
-        let with_streams: Vec<ConnId> =
-            self.conns.iter().filter(|(_, c)| !c.session.streams.is_empty()).map(|(id, _)| *id).collect();
-        for conn in with_streams {
-            self.fail(conn, Code::StorageFailed, "the store was opened anew: connect again");
+        for conn in self.conns_in_order() {
+            if self.conns.get(&conn).is_some_and(|c| !c.session.streams.is_empty()) {
+                self.fail(conn, Code::StorageFailed, "the store was opened anew: connect again");
+            }
         }
         self.reads.clear();
         self.pumps.clear();

@@ -94,6 +94,22 @@ impl DedupeWindow {
         }
     }
 
+    /// Takes over what another window remembers that no disk does: ids of messages in memory, or live only.
+    pub fn adopt(&mut self, other: &Self, now: Wall) {
+        for (i, group) in other.groups.iter().enumerate() {
+            if matches!(group.stored, Some((Volume::Disk, _))) {
+                continue;
+            }
+            let end = other.groups.get(i + 1).map_or(other.base + other.ring.len() as u64, |g| g.first);
+            for number in group.first.max(other.base)..end {
+                let id = MessageId(other.ring[(number - other.base) as usize]);
+                if self.seen(id, now).is_none() {
+                    self.remember(id, group.taken, group.stored);
+                }
+            }
+        }
+    }
+
     /// Forgets what is over the bounds; returns the positions on disk of groups that are gone whole.
     pub fn expire(&mut self, now: Wall) -> Vec<Position> {
         let mut gone = Vec::new();
@@ -170,6 +186,22 @@ mod tests {
         assert_eq!(w.seen(MessageId::NONE, Wall(0)), None);
         assert_eq!(w.expire(Wall(1_000)), vec![Position(7)]);
         assert!(w.is_empty());
+    }
+
+    #[test]
+    fn ids_in_memory_outlive_the_store_that_is_opened_anew() {
+        let (memory, disk) = (Some((Volume::Memory, Position(3))), Some((Volume::Disk, Position(4))));
+        let mut old = DedupeWindow::new(100, 1_000);
+        for (n, stored) in [(1, memory), (2, disk), (3, None)] {
+            old.remember(id(n), Wall(10), stored);
+        }
+        let mut new = DedupeWindow::new(100, 1_000);
+        new.remember(id(9), Wall(5), disk);
+        new.adopt(&old, Wall(20));
+        assert_eq!(new.seen(id(1), Wall(20)), Some(Seen { stored: memory }));
+        assert_eq!(new.seen(id(3), Wall(20)), Some(Seen { stored: None }));
+        assert_eq!(new.seen(id(2), Wall(20)), None, "the disk knows its own");
+        assert_eq!(new.seen(id(9), Wall(20)), Some(Seen { stored: disk }));
     }
 
     #[test]

@@ -81,6 +81,12 @@ impl FaultyDisk {
         s.cut_at_sync = Some(s.syncs + n);
     }
 
+    /// Takes back what was told to cut the power.
+    pub fn cut_at_never(&self) {
+        let mut s = self.state();
+        (s.cut_at_write, s.cut_at_sync) = (None, None);
+    }
+
     /// Whether the power is off.
     #[must_use]
     pub fn is_off(&self) -> bool {
@@ -134,6 +140,12 @@ impl FaultyDisk {
     /// Leaves room for so many more bytes written; `None` is without end.
     pub fn set_space(&self, bytes: Option<u64>) {
         self.state().space_bytes = bytes;
+    }
+
+    /// What [`FaultyDisk::set_space`] left and was not used up since; `None` is without end.
+    #[must_use]
+    pub fn space(&self) -> Option<u64> {
+        self.state().space_bytes
     }
 
     /// Makes every write and sync fail with EIO, or no longer.
