@@ -19,7 +19,7 @@ const REST_US: u64 = 120_000_000;
 /// Rest that is watched once nothing is missing any more, in microseconds.
 const QUIET_US: u64 = 2_000_000;
 /// Commits a broker may make while nothing is said, for what expires or falls due.
-const IDLE_COMMITS_MAX: usize = 3;
+const IDLE_COMMITS_MAX: usize = 8;
 /// Events of a run at most: time that does not pass is no progress either.
 const EVENTS_MAX: u64 = 3_000_000;
 
@@ -108,6 +108,7 @@ impl<'t> World<'t> {
             faults: plan.faults.clone(),
         };
         for h in 0..world.hosts.len() {
+            world.hosts[h].disk.lie_about_sync(plan.disks_lie);
             world.at(0, Ev::Start(h));
         }
         for (c, client) in plan.clients.iter().enumerate() {
