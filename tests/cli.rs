@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -290,6 +290,37 @@ fn live_messages_retained_values_requests_and_answers_pass() {
     });
     assert_eq!(answer, b"HELLO");
     assert!(reply.wait().expect("it ends after one").success());
+}
+
+#[test]
+fn commands_that_outlive_their_broker_say_once_that_it_is_gone_and_that_it_is_back() {
+    let mut broker = Broker::start();
+    let commands: [&[&str]; 3] = [&["sub", "a"], &["consume", "main", "--as", "r"], &["reply", "svc", "--echo"]];
+    let mut running: Vec<_> = commands
+        .iter()
+        .map(|arguments| {
+            let mut child =
+                broker.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("started");
+            let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+            (child, lines, arguments)
+        })
+        .collect();
+    let connected = || broker.json(&["status"])["connections"].as_u64();
+    // The one that asks is the fourth.
+    wait_for(|| (connected() == Some(4)).then_some(()));
+    for _ in 0..2 {
+        broker.restart();
+        for (_, lines, arguments) in &mut running {
+            let mut told = lines.by_ref().map(|line| line.expect("text")).filter(|line| line.contains("the broker is"));
+            let gone = told.next().expect("it goes on");
+            assert!(gone.contains("the broker is gone"), "{arguments:?}: {gone}");
+            assert_eq!(told.next().as_deref(), Some("the broker is back"), "{arguments:?}");
+        }
+    }
+    for (mut child, ..) in running {
+        child.kill().expect("it runs");
+        child.wait().expect("killed");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,20 +26,58 @@ fn lines(from: &str, to: &str) -> Vec<String> {
     blocks.flat_map(str::lines).map(str::to_owned).collect()
 }
 
-/// Runs a line with `tidegate` on the path, for at most some seconds; what it printed and its exit code (124: it went on).
-fn run(line: &str, folder: &Path, url: &str) -> (String, i32) {
-    // What runs for ever in the tour is stopped after a while; an ampersand of the tour must not outlive the test.
-    let output = Command::new("timeout")
-        .args(["--kill-after=1", "4", "bash", "-c", line])
+/// Starts a line with `tidegate` on the path; what it prints goes to a file. A line that hangs ends after some seconds.
+fn begin(line: &str, folder: &Path, url: &str) -> Line {
+    let printed = folder.join("printed.txt");
+    let file = fs::File::create(&printed).unwrap();
+    let child = Command::new("timeout")
+        .args(["--kill-after=1", "60", "bash", "-c", line])
         .current_dir(folder)
         .env("PATH", format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap()))
         .env("HOME", folder)
         .env("TIDEGATE_URL", url)
         .stdin(Stdio::null())
-        .output()
+        .stdout(file.try_clone().unwrap())
+        .stderr(file)
+        .spawn()
         .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (String::from_utf8_lossy(&text).into_owned(), output.status.code().unwrap_or(-1))
+    Line { child, printed }
+}
+
+struct Line {
+    child: Child,
+    printed: PathBuf,
+}
+
+impl Line {
+    /// Waits for its end: what it printed, and its exit code.
+    fn end(mut self) -> (String, i32) {
+        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        (fs::read_to_string(&self.printed).unwrap(), code)
+    }
+
+    /// Ends what would run for ever, and all it started.
+    fn stop(mut self) {
+        assert!(self.child.try_wait().unwrap().is_none(), "it ended by itself");
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        self.child.wait().unwrap();
+    }
+}
+
+/// Connections of the broker beside the one that asks.
+fn connections(url: &str) -> u64 {
+    let output = Command::new(BIN).args(["status", "--json", "--url", url]).output().unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    status["connections"].as_u64().unwrap() - 1
+}
+
+#[track_caller]
+fn wait_for(what: &str, so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < Duration::from_secs(20), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
@@ -49,31 +87,39 @@ fn the_five_minutes_of_the_readme_run_as_written() {
     fs::create_dir(home.join("bin")).unwrap();
     std::os::unix::fs::symlink(BIN, home.join("bin/tidegate")).unwrap();
     let handle = home.join("handle.sh");
-    fs::write(&handle, "#!/bin/sh\ncat >/dev/null\n").unwrap();
+    fs::write(&handle, "#!/bin/sh\ncat >/dev/null\ntouch handled\n").unwrap();
     fs::set_permissions(&handle, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let data = home.join("data");
     let serve = ["serve", "--listen", "127.0.0.1:0", "--data"];
     let mut command = Command::new(BIN);
     let _broker = Broker(command.args(serve).arg(&data).stderr(Stdio::null()).spawn().unwrap());
-    let began = Instant::now();
-    while !data.join("ready.json").exists() {
-        assert!(began.elapsed() < Duration::from_secs(20), "the broker does not start");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for("the broker starts", || data.join("ready.json").exists());
     let url = format!("unix://{}", data.join("tidegate.sock").display());
 
     let mut ran = 0;
-    let mut background = String::new();
+    let mut background = None;
     for line in lines("## Five minutes", "## Configure it") {
-        if line.ends_with('&') {
-            background = format!("{line} sleep 0.5; ");
-            continue;
-        }
-        let whole =
-            format!("{}{line}; status=$?; kill $(jobs -p) 2>/dev/null; exit $status", std::mem::take(&mut background));
-        let (text, code) = run(&whole, home, &url);
-        assert!(code == 0 || code == 124, "{line:?} ended with {code}: {text}");
         ran += 1;
+        if let Some(line) = line.strip_suffix('&') {
+            background = Some(begin(line, home, &url));
+            wait_for("it is ready to answer", || connections(&url) == 1);
+        } else if line.contains("--exec") {
+            let worker = begin(&line, home, &url);
+            wait_for("a message is handled", || home.join("handled").exists());
+            worker.stop();
+        } else if line.starts_with("tidegate sub") {
+            let listener = begin(&line, home, &url);
+            wait_for("it listens", || connections(&url) == 1);
+            listener.stop();
+        } else {
+            // The tour measures for longer than a test needs to.
+            let line = line.replace("bench --spawn", "bench --spawn --duration 200ms");
+            let (text, code) = begin(&line, home, &url).end();
+            assert!(code == 0, "{line:?} ended with {code}: {text}");
+            if let Some(background) = background.take() {
+                background.stop();
+            }
+        }
     }
     assert!(ran >= 12, "{ran} lines ran");
     let archive = fs::read_to_string(home.join("archive.txt")).unwrap();
@@ -88,7 +134,7 @@ fn the_configuration_the_readme_begins_with_is_valid() {
     fs::create_dir(home.join("bin")).unwrap();
     std::os::unix::fs::symlink(BIN, home.join("bin/tidegate")).unwrap();
     for line in lines("## Configure it", "## Use it").iter().filter(|line| !line.contains("serve")) {
-        let (text, code) = run(line, home, "");
+        let (text, code) = begin(line, home, "").end();
         assert_eq!(code, 0, "{line:?}: {text}");
     }
     assert!(home.join("tidegate.yaml").exists());

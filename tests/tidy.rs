@@ -4,9 +4,10 @@
 //! its commit. The reading is plain text search over code laid out by rustfmt, with comments, literals and test code
 //! taken out where a rule is about the product alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Each room and the rooms it may import. A room that is not here may not exist.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -92,6 +93,35 @@ const LINES_MAX: usize = 700;
 /// Files that may be longer, with the reason.
 const LONG: &[(&str, &str)] = &[("tests/golden.rs", "one entry for each frame kind and each malformation")];
 
+/// What may stand at the top: of a stray file nobody would say why it is there.
+const TOP: &[&str] = &[
+    ".ci",
+    ".github",
+    ".gitignore",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "Cross.toml",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "README.md",
+    "benches",
+    "clippy.toml",
+    "cross",
+    "deny.toml",
+    "docs",
+    "examples",
+    "fuzz",
+    "proto",
+    "rustfmt.toml",
+    "scripts",
+    "src",
+    "systemd",
+    "tests",
+];
+
 /// Words that the project does not use, and the word it uses instead.
 const WORDS: &[(&str, &str)] = &[("topic", "channel"), ("topics", "channels"), ("mailbox", "queue")];
 
@@ -148,6 +178,28 @@ fn is_test_file(path: &str) -> bool {
 
 fn within(path: &str, places: &[&str]) -> bool {
     places.iter().any(|place| path.starts_with(place))
+}
+
+/// Names at the top of what git keeps; of an unpacked package, where there is no git, all that is there and not built.
+fn at_the_top() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let listed = Command::new("git").arg("-C").arg(root).args(["ls-files", "-z"]).output();
+    let listed = listed.ok().filter(|output| output.status.success() && !output.stdout.is_empty());
+    let top: BTreeSet<String> = match listed {
+        Some(output) => {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.split_terminator('\0').filter_map(|path| path.split('/').next().map(str::to_owned)).collect()
+        }
+        None => {
+            let entries = fs::read_dir(root).expect("the root");
+            let names = entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned());
+            names
+                .filter(|name| !matches!(name.as_str(), "target" | ".cargo_vcs_info.json" | "Cargo.toml.orig"))
+                .collect()
+        }
+    };
+    assert!(top.contains("src") && top.contains("Cargo.toml"), "the top was found: {top:?}");
+    top
 }
 
 fn repository() -> Vec<File> {
@@ -386,6 +438,12 @@ fn the_same_noun_everywhere() {
         }
     }
     assert_none("the words of the design", &broken);
+}
+
+#[test]
+fn nothing_stray_stands_at_the_top() {
+    let broken: Vec<String> = at_the_top().into_iter().filter(|name| !TOP.contains(&name.as_str())).collect();
+    assert_none("the list of what stands at the top", &broken);
 }
 
 #[test]

@@ -47,6 +47,9 @@ impl Broker {
             ));
         }
         let answer = match channel {
+            admin::QUEUE_PURGE | admin::QUEUE_REPLAY | admin::CONSUMER_DELETE if self.health.is_failed() => {
+                Err((Code::StorageFailed, "the store failed: nothing can be changed until it is open again".to_owned()))
+            }
             admin::STATUS => Ok(Some(json(&self.status()))),
             admin::QUEUES => {
                 let all: Vec<_> = (0..self.mount.queues.len()).map(|q| self.queue_status(q)).collect();

@@ -236,13 +236,13 @@ impl VolumeState {
         self.nudge(now);
     }
 
-    /// The store failed: forgets all that is not durable.
-    pub(super) fn fail(&mut self) {
+    /// The store failed: forgets all that is not durable. Returns who waited to read it.
+    pub(super) fn fail(&mut self) -> Vec<Waiting> {
         self.flight = None;
         self.gathering = Gathering::default();
         self.next = Position(self.durable.0 + 1);
         self.tail.clear();
-        self.after.clear();
+        self.after.drain(..).map(|(_, waiting, _)| waiting).collect()
     }
 }
 
@@ -392,8 +392,11 @@ impl Broker {
 
     /// Reads once everything taken so far is durable.
     pub(super) fn read_after_commit(&mut self, volume: Volume, waiting: Waiting, request: ReadRequest) {
+        let failed = volume == Volume::Disk && self.health.is_failed();
         let v = self.volume_mut(volume);
         let position = match &v.flight {
+            // Nothing will be durable until it is open again: the read itself says how the store is.
+            _ if failed => v.durable,
             _ if v.gathering.urgent.is_some() || !v.gathering.ops.is_empty() => v.next,
             Some(flight) => flight.position,
             None => v.durable,

@@ -1,5 +1,6 @@
 //! Connections: bytes in and out, handshake, heartbeats, and the end.
 
+use super::publish::BROKER_STREAM;
 use super::{Broker, Effect, Peer, Timer, Transmit};
 use crate::model::limits::{CHUNK_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
 use crate::model::{ConnId, Mono};
@@ -25,6 +26,8 @@ pub(super) struct Conn {
     pub(super) waits_for_store: bool,
     /// Reads for its subscriptions and histories under way.
     pub(super) primes: u32,
+    /// Live messages that wait behind retained values and histories, over all its subscriptions, in bytes.
+    pub(super) held_bytes: usize,
     /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
     unread_pings: u8,
     /// It was told why it ends: nothing more follows.
@@ -89,6 +92,7 @@ impl Broker {
             starved: false,
             waits_for_store: false,
             primes: 0,
+            held_bytes: 0,
             unread_pings: 0,
             told_end: false,
             over: false,
@@ -355,6 +359,26 @@ impl Broker {
             let at = c.session.poll_timeout(frame_timeout_ms).max(self.now.mono.plus_ms(1));
             self.timers.set_earlier(Timer::Session(conn), at);
         }
+    }
+
+    /// Whether a client may open this stream.
+    pub(super) fn check_new_stream(&self, conn: ConnId, stream: u32) -> Result<(), Fault> {
+        let Some(c) = self.conns.get(&conn) else { return Ok(()) };
+        if stream == 0 || stream & BROKER_STREAM != 0 {
+            return Err(Fault::new(Code::BadStream, "open streams of your own: 1 to 2^31-1"));
+        }
+        if c.session.streams.contains_key(&stream) || c.session.publishers.contains_key(&stream) {
+            return Err(Fault::new(Code::BadStream, "this stream is in use"));
+        }
+        let streams_max = self.settings.limits.streams_max as usize;
+        // Requests to answer come on streams of the broker's: others open them, and they take none of the client's own.
+        let own = |streams: &std::collections::BTreeMap<u32, Stream>| {
+            streams.keys().filter(|id| *id & BROKER_STREAM == 0).count()
+        };
+        if c.session.streams.len() >= streams_max && own(&c.session.streams) >= streams_max {
+            return Err(Fault::new(Code::TooManyStreams, "this session has as many streams as it may"));
+        }
+        Ok(())
     }
 
     /// Ends a session: the error is the last it hears.

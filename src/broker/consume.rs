@@ -1,7 +1,6 @@
 //! Durable consumers at work: pages in, deliveries out, acknowledgements, retries, dead letters, delayed messages.
 
 use super::conn::Stream;
-use super::publish::BROKER_STREAM;
 use super::{Broker, Timer, Waiting};
 use crate::config::Keep;
 use crate::model::limits::{CONSUMER_FILTERS_MAX, NAME_BYTES_MAX};
@@ -70,6 +69,11 @@ impl Broker {
         if c.attachments.iter().any(|a| a.conn == conn) {
             let what = format!("this session already consumes {:?} as {:?}", head.queue, head.name);
             return Err((Code::DuplicateConsumer, what));
+        }
+        if !c.attachments.is_empty() && !c.has_filters(&wanted) {
+            // What its filters leave out is passed over for all: the others would not know.
+            let what = format!("other sessions consume {:?} as {:?} with other filters", head.queue, head.name);
+            return Err((Code::Conflict, what));
         }
         let id = self.ids + 1;
         let mut attachment = Attachment {
@@ -309,6 +313,10 @@ impl Broker {
     }
 
     pub(super) fn run_pumps(&mut self) {
+        if self.said_stopped {
+            // The last commit has left: a delivery made now would come again after the start, and would not say so.
+            self.pumps.clear();
+        }
         while !self.pumps.is_empty() {
             let mut round = std::mem::take(&mut self.pumps);
             round.sort_unstable();
@@ -618,20 +626,6 @@ impl Broker {
 
     pub(super) fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
         self.conns.get(&conn).is_none_or(|c| len <= c.session.peer_message_bytes_max as usize)
-    }
-
-    pub(super) fn check_new_stream(&self, conn: ConnId, stream: u32) -> Result<(), Fault> {
-        let Some(c) = self.conns.get(&conn) else { return Ok(()) };
-        if stream == 0 || stream & BROKER_STREAM != 0 {
-            return Err(Fault::new(Code::BadStream, "open streams of your own: 1 to 2^31-1"));
-        }
-        if c.session.streams.contains_key(&stream) || c.session.publishers.contains_key(&stream) {
-            return Err(Fault::new(Code::BadStream, "this stream is in use"));
-        }
-        if c.session.streams.len() >= self.settings.limits.streams_max as usize {
-            return Err(Fault::new(Code::TooManyStreams, "this session has as many streams as it may"));
-        }
-        Ok(())
     }
 }
 

@@ -90,7 +90,7 @@ pub(super) fn load(
     scan(reader, Table::Channel, |key, value| {
         let name = std::str::from_utf8(key.get(8..).unwrap_or_default());
         if let (Some(q), Ok(name), Some(row)) = (at(key), name, schema::decode::<ChannelRow>(value)) {
-            mount.queues[q].channels.insert(name.into(), row);
+            mount.queues[q].channels.restore(name, row);
         }
     })?;
     scan(reader, Table::Delayed, |key, value| {
@@ -165,9 +165,11 @@ impl Broker {
         self.timers.set(Timer::Housekeeping, self.now.mono.plus_ms(HOUSEKEEPING_MS));
     }
 
-    /// Takes the memory queues over from before the store was opened anew.
+    /// Takes over from before the store was opened anew what never depended on it: memory queues, and the ids of what
+    /// they and live subscribers got.
     pub(super) fn adopt_memory(&mut self, mut old: Mount) {
         self.mount.memory_queues = self.mount.memory_queues.max(old.memory_queues);
+        self.mount.dedupe.adopt(&old.dedupe);
         let kept = old.queues.extract_if(.., |q| q.volume == Volume::Memory);
         for queue in kept {
             match self.mount.queue(&queue.settings.name) {
@@ -187,7 +189,6 @@ impl Broker {
                 });
             }
         }
-        self.mount.dedupe.adopt(&old.dedupe, self.now.wall);
         self.mount.rebuild_captures();
     }
 

@@ -61,7 +61,10 @@ pub struct Broker {
     ids: u64,
     stopping: Option<Mono>,
     stopped: bool,
+    /// The last commit of an orderly stop was handed out: what it says of consumers must stay true.
     said_stopped: bool,
+    /// Why it ended, where nobody asked for it.
+    failure: Option<StoreError>,
 }
 
 /// Every timer there is.
@@ -129,6 +132,7 @@ impl Broker {
             stopping: None,
             stopped: false,
             said_stopped: false,
+            failure: None,
             settings,
         };
         broker.disk.clock = loaded.clock;
@@ -168,6 +172,11 @@ impl Broker {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
         self.timers.next()
+    }
+
+    /// After [`Effect::Stopped`]: why it ended, where nobody asked for it.
+    pub fn take_failure(&mut self) -> Option<StoreError> {
+        self.failure.take()
     }
 
     /// The settings in force.
@@ -214,6 +223,11 @@ impl Broker {
                 None
             }
         };
+        self.answer_read(waiting, result);
+    }
+
+    /// Hands what was read to who asked; `None` when it could not be.
+    fn answer_read(&mut self, waiting: Waiting, result: Option<crate::store::ReadResult>) {
         match waiting {
             Waiting::Page(queue, consumer, lane) => self.handle_page(queue, consumer, lane, result),
             Waiting::Fetch(queue, consumer, lane, seq) => self.handle_fetched(queue, consumer, lane, seq, result),

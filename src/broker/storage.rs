@@ -1,7 +1,7 @@
 //! A full disk is a state, and so is a failed store.
 
 use super::Broker;
-use super::{Effect, Timer, load};
+use super::{Effect, Timer, Waiting, load};
 use crate::model::{Position, Priority, Volume};
 use crate::session::Publisher;
 use crate::store::{Reader, StoreError};
@@ -110,7 +110,9 @@ impl Broker {
             self.effects.push_back(Effect::Reserve { present: false });
         }
         self.health.failed = true;
-        self.disk.fail();
+        for waiting in self.disk.fail() {
+            self.answer_read(waiting, None);
+        }
         let mut durable = [Position(u64::MAX); 2];
         durable[Publisher::slot(Volume::Disk)] = self.disk.durable;
         for conn in self.conns_in_order() {
@@ -139,6 +141,7 @@ impl Broker {
                 log::error!("the store was opened but cannot be read back, the broker ends: {error}");
                 self.stopping = Some(self.now.mono);
                 self.stopped = true;
+                self.failure = Some(error);
                 return;
             }
         };
@@ -146,6 +149,12 @@ impl Broker {
             if self.conns.get(&conn).is_some_and(|c| !c.session.streams.is_empty()) {
                 self.fail(conn, Code::StorageFailed, "the store was opened anew: connect again");
             }
+        }
+        // What was read names queues by their old places: who asked is told that it failed, or asks again.
+        let mut reads: Vec<(u64, Waiting)> = self.reads.drain().collect();
+        reads.sort_unstable_by_key(|(token, _)| *token);
+        for (_, waiting) in reads {
+            self.answer_read(waiting, None);
         }
         self.reads.clear();
         self.pumps.clear();
@@ -155,7 +164,9 @@ impl Broker {
         let old = std::mem::replace(&mut self.mount, loaded.mount);
         self.adopt_memory(old);
         self.disk.durable = loaded.applied;
-        self.disk.fail();
+        // Nobody waits any more: who did when it failed was told then, and since then no read waits for a commit.
+        let waiting = self.disk.fail();
+        debug_assert!(waiting.is_empty(), "no read waits for a commit of a failed store");
         self.health.failed = false;
         log::info!("the store is open again at position {}", loaded.applied.0);
         self.after_load();

@@ -55,6 +55,8 @@ pub(super) struct PrimeHistory {
     newest: u64,
     /// The offset after which the reader must miss nothing.
     since: Option<u64>,
+    /// As many of the newest are all that was asked for.
+    wanted: u32,
     limit: u32,
 }
 
@@ -119,7 +121,10 @@ impl Broker {
     /// Undoes what a stream stood for, after it was taken out of its session.
     pub(super) fn end_stream(&mut self, conn: ConnId, id: u32, stream: Stream, cancelled: bool) {
         match stream {
-            Stream::Subscription(s) => self.mount.unsubscribe(&s.filter, (conn, id)),
+            Stream::Subscription(s) => {
+                self.mount.unsubscribe(&s.filter, (conn, id));
+                self.let_go(conn, s.priming.map_or(0, |p| p.held_bytes));
+            }
             Stream::Responder(filter) => self.mount.responders.remove(&filter, (conn, id)),
             Stream::Consumer(q, c, attachment) => self.detach(q, c, attachment),
             Stream::Asking(ask) => self.drop_ask(ask),
@@ -183,7 +188,8 @@ impl Broker {
         };
         let lost_epoch = matches!(since, Since::Offset { epoch: asked, .. } if asked != epoch);
         let newest = last.map_or(0, |l| l.offset);
-        let prime = PrimeHistory { conn, stream, queue: q, epoch, newest, since: above, limit: count };
+        let wanted = if let Since::Last(n) = since { n } else { u32::MAX };
+        let prime = PrimeHistory { conn, stream, queue: q, epoch, newest, since: above, wanted, limit: count };
         let newest_at = last.and_then(|l| Some((Priority::new(l.lane)?, l.seq)));
         if let Some(subscription) = self.subscription_mut(conn, stream) {
             subscription.priming.get_or_insert_default().reads += 1;
@@ -244,16 +250,16 @@ impl Broker {
 
     fn answer_prime(&mut self, prime: Prime, result: Option<ReadResult>) {
         match (prime, result) {
-            (Prime::History(prime), Some(ReadResult::History(mut found))) => {
+            (Prime::History(prime), Some(ReadResult::History { mut found, left_out })) => {
                 // What was let go of may still be on disk.
                 let queue = &self.mount.queues[prime.queue];
-                let gone = |p: &Past| queue.lane(p.lane).is_none_or(|l| p.seq < l.head);
-                if let Some(last) = found.iter().rposition(gone) {
+                let gone = |lane: Priority, seq: u64| queue.lane(lane).is_none_or(|l| seq < l.head);
+                if let Some(last) = found.iter().rposition(|p| gone(p.lane, p.seq)) {
                     found.drain(..=last);
                 }
-                // Nothing is missing when the chain reaches the offset after the one already seen.
                 let complete = match prime.since {
-                    None => true,
+                    None => found.len() >= prime.wanted as usize || left_out.is_none_or(|(lane, seq)| gone(lane, seq)),
+                    // Nothing is missing when the chain reaches the offset after the one already seen.
                     Some(offset) if offset == prime.newest => true,
                     Some(offset) => found.first().is_some_and(|p| p.offset == offset + 1),
                 };
@@ -352,6 +358,7 @@ impl Broker {
             return;
         }
         let Some(priming) = subscription.priming.take() else { return };
+        self.let_go(conn, priming.held_bytes);
         for Held { item, record } in priming.held {
             let known = priming
                 .sent
@@ -364,21 +371,34 @@ impl Broker {
 
     /// A live message for a subscription.
     pub(super) fn deliver_live(&mut self, conn: ConnId, stream: u32, item: LiveItem, record: &[u8]) {
-        let held_max = self.settings.limits.outbox_bytes_max as usize;
-        let Some(subscription) = self.subscription_mut(conn, stream) else { return };
-        match subscription.priming.as_mut() {
-            None => {}
-            Some(p) if p.held_bytes + record.len() > held_max => {
-                self.drop_slow(conn, stream, record.len());
-                return;
-            }
-            Some(priming) => {
-                priming.held_bytes += record.len() + size_of::<Held>();
-                priming.held.push(Held { item, record: record.to_vec() });
-                return;
-            }
+        if self.subscription_mut(conn, stream).is_some_and(|s| s.priming.is_some()) {
+            self.hold_live(conn, stream, item, record);
+        } else {
+            self.deliver_now(conn, stream, 0, item, record);
         }
-        self.deliver_now(conn, stream, 0, item, record);
+    }
+
+    /// Keeps a live message until what comes before it was sent, as far as the session has room for such.
+    fn hold_live(&mut self, conn: ConnId, stream: u32, item: LiveItem, record: &[u8]) {
+        let held_max = self.settings.limits.outbox_bytes_max as usize;
+        let bytes = record.len() + size_of::<Held>();
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        if c.held_bytes + bytes > held_max {
+            self.drop_slow(conn, stream, record.len());
+            return;
+        }
+        c.held_bytes += bytes;
+        if let Some(priming) = self.subscription_mut(conn, stream).and_then(|s| s.priming.as_mut()) {
+            priming.held_bytes += bytes;
+            priming.held.push(Held { item, record: record.to_vec() });
+        }
+    }
+
+    /// So many bytes of live messages wait no longer.
+    fn let_go(&mut self, conn: ConnId, bytes: usize) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.held_bytes -= bytes;
+        }
     }
 
     /// False when the message was dropped.

@@ -2,6 +2,7 @@
 
 use super::Global;
 use super::exit::{CliError, Exit};
+use super::output;
 use crate::client::{Address, Client, ClientError, OnSettled, Options, PORT_DEFAULT, Response};
 use crate::config::Settings;
 use crate::daemon::pick_folder;
@@ -54,6 +55,22 @@ pub(super) async fn client(
     executor.spawn(task).detach();
     client.opened().await?;
     Ok(client)
+}
+
+/// Says on standard error when the broker is gone and when it is back, once each time: for commands that outlive it.
+pub(super) fn tell_of_breaks(executor: &LocalExecutor<'static>, client: &Client) {
+    let client = client.clone();
+    let watch = async move {
+        // Both end with the client.
+        while client.lost().await.is_ok() {
+            output::note("the broker is gone: trying to reach it again");
+            if client.opened().await.is_err() {
+                return;
+            }
+            output::note("the broker is back");
+        }
+    };
+    executor.spawn(watch).detach();
 }
 
 /// Asks the broker itself.

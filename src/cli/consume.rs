@@ -1,7 +1,7 @@
 //! `consume`: a queue, durably: each message is acknowledged once it is printed, written or handled.
 
 use super::Global;
-use super::connect::{block_on, client, options};
+use super::connect::{block_on, client, options, tell_of_breaks};
 use super::exit::{CliError, Exit};
 use super::messages::{Form, as_json};
 use super::output;
@@ -23,10 +23,11 @@ const HELP: &str = "Examples:
   tidegate consume main --as dashboard
   tidegate consume main --as billing --filter 'order/#' --exec './bill.sh'
   tidegate consume main --as copy --out copy.txt --idle 2s
-Several processes that use the same --as share the queue. --exec runs the command with `sh -c` for each message, the
-payload on its standard input and TIDEGATE_CHANNEL, TIDEGATE_ID, TIDEGATE_SEQ, TIDEGATE_EPOCH, TIDEGATE_ATTEMPT,
-TIDEGATE_PRIORITY in its environment, and TIDEGATE_MESSAGE, all of it as JSON, if that is at most 64 KiB; exit code 0 acknowledges, any other tries again later. --out writes each message
-of the queue once, even if it is delivered again.";
+Several processes that use the same --as, with the same filters, share the queue. --exec runs the command with \
+`sh -c` for each message, the payload on its standard input and TIDEGATE_CHANNEL, TIDEGATE_ID, TIDEGATE_SEQ, \
+TIDEGATE_EPOCH, TIDEGATE_ATTEMPT, TIDEGATE_PRIORITY in its environment, and TIDEGATE_MESSAGE, all of it as JSON, \
+if that is at most 64 KiB; exit code 0 acknowledges, any other tries again later. --out writes each message once \
+while it runs, even if it is delivered again; after a start, those come again that were not yet acknowledged.";
 
 /// Longest JSON handed over as TIDEGATE_MESSAGE: Linux starts no program with a variable of 128 KiB.
 const ENVIRONMENT_BYTES_MAX: usize = 64 * 1_024;
@@ -90,6 +91,7 @@ impl ConsumeArgs {
         };
         block_on(async |executor| {
             let client = client(&executor, address, options("consume"), None).await?;
+            tell_of_breaks(&executor, &client);
             let one = ConsumeOptions::default();
             // What will not be taken must not be fetched away from other sessions of the same name.
             let wanted = self.count.map_or(one.credit_messages, |n| u32::try_from(n).unwrap_or(u32::MAX));

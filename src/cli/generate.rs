@@ -38,17 +38,22 @@ impl Completions {
 
 impl Man {
     pub(super) fn run(self) -> Result<Exit, CliError> {
+        let mut whole = documented();
         let Some(folder) = &self.out else {
-            output::raw(&page(definition())?)?;
+            output::raw(&page(whole)?)?;
             return Ok(Exit::Ok);
         };
         std::fs::create_dir_all(folder).map_err(|e| cannot_write(folder, &e))?;
-        let mut whole = definition();
         // Gives each subcommand its full name.
         whole.build();
         write_pages(folder, whole, "tidegate")?;
         Ok(Exit::Ok)
     }
+}
+
+/// What there are pages of: `help` would be listed with a copy of every command, and a page of each.
+fn documented() -> clap::Command {
+    definition().disable_help_subcommand(true)
 }
 
 fn page(command: clap::Command) -> Result<Vec<u8>, CliError> {
@@ -68,4 +73,22 @@ fn write_pages(folder: &Path, command: clap::Command, name: &str) -> Result<(), 
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
     CliError::failure(format!("{} cannot be written: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manual_pages_are_of_commands_and_not_of_help() {
+        let folder = tempfile::tempdir().expect("a folder");
+        Man { out: Some(folder.path().into()) }.run().expect("written");
+        let entries = std::fs::read_dir(folder.path()).expect("listed");
+        let names: Vec<String> =
+            entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        assert!(names.iter().any(|n| n == "tidegate-queue-ls.1") && names.iter().any(|n| n == "tidegate.1"));
+        assert!(names.iter().all(|n| !n.contains("help")), "{names:?}");
+        let whole = String::from_utf8(page(documented()).expect("a page")).expect("text");
+        assert!(whole.contains("queue") && !whole.contains("\\-help(1)"), "{whole}");
+    }
 }

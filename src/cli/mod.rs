@@ -38,6 +38,7 @@ struct Cli {
 
 /// What every command understands.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Options of all commands")]
 struct Global {
     /// The broker: tcp://HOST:PORT, HOST:PORT or unix:///PATH [default: the Unix socket in the default data folder if
     /// it is there, else tcp://127.0.0.1:8433]
@@ -130,6 +131,34 @@ fn definition() -> clap::Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every command without subcommands, with its full name.
+    fn leaves(of: &clap::Command) -> Vec<clap::Command> {
+        let all = of.get_subcommands().flat_map(leaves);
+        if of.has_subcommands() { all.collect() } else { vec![of.clone()] }
+    }
+
+    #[test]
+    fn help_wraps_to_the_width_there_is_and_keeps_common_options_apart() {
+        let mut whole = definition().disable_help_subcommand(true).term_width(60);
+        whole.build();
+        for mut leaf in leaves(&whole) {
+            let help = leaf.render_long_help().to_string();
+            let (name, after) = (leaf.get_name().to_owned(), leaf.get_after_help().map(ToString::to_string));
+            let prose = after.unwrap_or_default();
+            // A paragraph is one line that clap breaks; an example is indented.
+            let paragraphs: Vec<&str> =
+                prose.lines().filter(|l| !l.starts_with([' ']) && !l.starts_with("Example")).collect();
+            assert!(paragraphs.len() <= 1, "{name}: its help is broken by hand: {paragraphs:?}");
+            // Neither an example nor the usage is broken.
+            for line in help.lines().filter(|l| !l.starts_with("  tidegate") && !l.starts_with("Usage: ")) {
+                assert!(line.trim().len() <= 60 || !line.trim().contains(' '), "{name}: {line:?}");
+            }
+            let common = help.find("Options of all commands:").expect("a heading of their own");
+            assert!(help.find("--url").is_some_and(|at| at > common), "{name}");
+            assert!(help.find("--help").is_some_and(|at| at < common), "{name}: its own options come first");
+        }
+    }
 
     #[test]
     fn the_definition_holds_together_and_every_command_has_an_example() {

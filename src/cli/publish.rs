@@ -26,8 +26,8 @@ const HELP: &str = "Examples:
   tidegate pub config/display --retain --file display.json
   tidegate pub log/import --lines --file access.log
   journalctl -f | tidegate pub log/host --lines
-With --lines the connection is made again when it breaks, and what was not acknowledged is sent again under the same
-ids; a full queue is waited for. A single message is refused at once unless --timeout gives it time.";
+With --lines the connection is made again when it breaks, and what was not acknowledged is sent again under the \
+same ids; a full queue is waited for. A single message is refused at once unless --timeout gives it time.";
 
 /// Bytes read at once from a file or pipe.
 const READ_BYTES: usize = 256 * 1_024;

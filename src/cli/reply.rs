@@ -1,7 +1,7 @@
 //! `reply`: answers requests.
 
 use super::Global;
-use super::connect::{block_on, client, options};
+use super::connect::{block_on, client, options, tell_of_breaks};
 use super::exit::{CliError, Exit};
 use super::output;
 use crate::client::Asked;
@@ -12,7 +12,7 @@ use smol::process::{Command, Stdio};
 const HELP: &str = "Examples:
   tidegate reply svc/time --exec date
   tidegate reply 'svc/echo/+' --echo
---exec runs the command with `sh -c` for each request: the question on its standard input, TIDEGATE_CHANNEL and
+--exec runs the command with `sh -c` for each request: the question on its standard input, TIDEGATE_CHANNEL and \
 TIDEGATE_DEADLINE_MS in its environment; its standard output is the answer and its exit code the status.";
 
 /// Arguments of `reply`.
@@ -42,6 +42,7 @@ impl Reply {
         let address = global.address()?;
         block_on(async |executor| {
             let client = client(&executor, address, options("reply"), None).await?;
+            tell_of_breaks(&executor, &client);
             let mut responder = client.respond(&self.filter).await?;
             let mut left = self.count.unwrap_or(u64::MAX);
             while left > 0 {

@@ -13,7 +13,7 @@ use smol::io::AsyncReadExt as _;
 const HELP: &str = "Examples:
   tidegate request svc/time
   tidegate request svc/convert --timeout 2s < picture.raw > picture.png
-The answer is printed as it is. A responder that answers with a status other than 0 gives exit code 4, a passed
+The answer is printed as it is. A responder that answers with a status other than 0 gives exit code 4, a passed \
 deadline 5.";
 
 /// Arguments of `request`.

@@ -12,8 +12,8 @@ const HELP: &str = "Examples:
   tidegate serve                                  everything by default
   tidegate serve --config /etc/tidegate.yaml
   tidegate serve --data /var/lib/tidegate --listen 0.0.0.0:8433
-Stops in order on SIGTERM and SIGINT; SIGHUP reads the configuration again. TIDEGATE_STORE__LINGER=1ms and the like
-override single keys.";
+Stops in order on SIGTERM and SIGINT; SIGHUP reads the configuration again. TIDEGATE_STORE__LINGER=1ms and the \
+like override single keys.";
 
 /// Arguments of `serve`.
 #[derive(Clone, Debug, clap::Args)]

@@ -23,8 +23,8 @@ use std::time::Duration;
 
 const HELP: &str = "Example:
   tidegate smoke
-It starts this program as a broker on a free port in a temporary folder, publishes, kills it hard, starts it again and
-consumes; one line a check. Exit code 0 means that every promise held on this box.";
+It starts this program as a broker on a free port in a temporary folder, publishes, kills it hard, starts it again \
+and consumes; one line a check. Exit code 0 means that every promise held on this box.";
 
 /// Messages under way when the broker is killed.
 const MESSAGES: u32 = 5_000;

@@ -1,7 +1,7 @@
 //! `sub`: what is published, live.
 
 use super::Global;
-use super::connect::{block_on, client, options};
+use super::connect::{block_on, client, options, tell_of_breaks};
 use super::exit::{CliError, Exit};
 use super::messages::Form;
 use super::output;
@@ -19,8 +19,8 @@ const HELP: &str = "Examples:
   tidegate sub '#' --json | jq .text
   tidegate sub config/# --retained --idle 1s
   tidegate sub site/boiler/temp --last 10
-Text is CHANNEL PAYLOAD; --raw prints payloads only. History (--last, --since) needs a plain channel that a queue with
-history captures.";
+Text is CHANNEL PAYLOAD; --raw prints payloads only. History (--last, --since) needs a plain channel that a queue \
+with history captures.";
 
 /// Arguments of `sub`.
 #[derive(Debug, clap::Args)]
@@ -73,6 +73,7 @@ impl Sub {
         let form = Form::pick(global.json, self.raw);
         block_on(async |executor| {
             let client = client(&executor, address, options("sub"), None).await?;
+            tell_of_breaks(&executor, &client);
             let mut all = stream::empty().boxed();
             for filter in &self.filters {
                 let since = match (self.last, self.since) {
@@ -114,10 +115,9 @@ impl Sub {
                         Heard::Reconnected { complete } if form == Form::Json => {
                             output::json(&json!({"reconnected": true, "complete": complete}))?;
                         }
-                        Heard::Reconnected { complete: true } => output::note("reconnected; nothing is missing"),
-                        Heard::Reconnected { complete: false } => {
-                            output::note("reconnected; messages may be missing");
-                        }
+                        // That the broker is back was said; each subscription knows whether it missed something.
+                        Heard::Reconnected { complete: true } => output::note("nothing is missing"),
+                        Heard::Reconnected { complete: false } => output::note("messages may be missing"),
                     },
                 }
             }

@@ -108,6 +108,15 @@ impl Client {
         self.wait_for(|state| state.is_open().then(|| state.terms.expect("an open session has terms"))).await
     }
 
+    /// Waits while a session is open, and returns once there is none: the client tries to open another. The opposite of
+    /// [`Client::opened`].
+    ///
+    /// # Errors
+    /// Why the client has ended.
+    pub async fn lost(&self) -> Result<(), ClientError> {
+        self.wait_for(|state| (!state.is_open() && !state.closing).then_some(())).await
+    }
+
     /// Queues a message, waiting while the window is full, and returns its ticket. What becomes of it shows in
     /// [`Client::stats`], the `on_settled` callback and [`Client::flush`].
     ///

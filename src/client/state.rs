@@ -354,6 +354,7 @@ impl State {
     pub(super) fn disconnected(&mut self, why: &str, effects: &mut Effects) {
         if self.is_open() {
             self.phase = Phase::Connecting;
+            effects.wake.append(&mut self.waiting);
         }
         self.pipeline.disconnected();
         self.control.clear();

@@ -114,6 +114,8 @@ impl<M: Machine> Conductor<M> {
     /// Conducts until the end.
     pub(super) async fn run(mut self) -> Ended {
         let result = std::future::poll_fn(|cx| self.turn(cx)).await;
+        let failure = self.shared.machine.borrow_mut().take_failure();
+        let result = result.and(failure.map_or(Ok(()), Err));
         Ended { committer: self.committer, result }
     }
 

@@ -3,6 +3,7 @@
 use crate::broker::{Broker, Effect, Event, Transmit};
 use crate::config::Settings;
 use crate::model::{ConnId, Mono, Now};
+use crate::store::StoreError;
 
 /// [`Broker`]'s verbs.
 pub trait Machine {
@@ -20,6 +21,10 @@ pub trait Machine {
     }
     /// As [`Broker::poll_timeout`].
     fn poll_timeout(&self) -> Option<Mono>;
+    /// As [`Broker::take_failure`].
+    fn take_failure(&mut self) -> Option<StoreError> {
+        None
+    }
     /// As [`Broker::settings`].
     fn settings(&self) -> &Settings;
 }
@@ -47,6 +52,10 @@ impl Machine for Broker {
 
     fn poll_timeout(&self) -> Option<Mono> {
         Broker::poll_timeout(self)
+    }
+
+    fn take_failure(&mut self) -> Option<StoreError> {
+        Broker::take_failure(self)
     }
 
     fn settings(&self) -> &Settings {

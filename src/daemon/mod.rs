@@ -232,7 +232,10 @@ pub fn serve_with<M: Machine + 'static>(
     drop(executor);
     ended.committer.stop();
     drop(ready_file);
-    log::info!("stopped");
+    match &ended.result {
+        Ok(()) => log::info!("stopped"),
+        Err(error) => log::error!("ended without being asked to, to be started anew: {error}"),
+    }
     ended.result.map_err(ServeError::Store)
 }
 

@@ -256,6 +256,17 @@ fn a_failed_commit_lets_go_of_the_store_until_it_is_open_again() {
 }
 
 #[test]
+fn a_store_that_cannot_be_read_back_ends_the_daemon_with_its_error() {
+    let mut daemon = Daemon::start(Mode::Broken);
+    let mut running = daemon.running.take().expect("running");
+    daemon.ledger.notify(super::CommitEvent::Failed(crate::store::StoreError::Full("test".into())));
+    daemon.ledger.reopen();
+    // A supervisor starts anew what ends with a failure, and this one by its own exit code.
+    let error = running.wait().expect_err("nobody asked it to stop");
+    assert!(matches!(&error, super::ServeError::Store(crate::store::StoreError::Damaged(_))), "{error}");
+}
+
+#[test]
 fn the_timer_follows_a_deadline_that_moves_earlier() {
     let daemon = Daemon::start(Mode::Timer);
     let mut stream = daemon.connect();

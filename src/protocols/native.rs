@@ -137,11 +137,20 @@ fn unexpected(kind: FrameType) -> Fault {
     Fault { code: Code::UnexpectedFrame, detail: format!("a client does not send {} frames", kind.name()).into() }
 }
 
+/// Whether frames of this type belong to the session and to none of its streams.
+const fn is_of_session(kind: FrameType) -> bool {
+    use FrameType::{Auth, Close, Goaway, Hello, Ping, Pong, Reauth};
+    matches!(kind, Hello | Auth | Reauth | Close | Goaway | Ping | Pong)
+}
+
 fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
     let Frame { header: Header { kind, stream, .. }, payload, .. } = frame;
     let whole = |total: u32| {
         if total as usize == payload.len() { Ok(()) } else { Err(Fault::from(WireError::Payload(kind as u8))) }
     };
+    if stream != 0 && is_of_session(kind) {
+        return Err(Fault { code: Code::BadStream, detail: format!("{} frames go on stream 0", kind.name()).into() });
+    }
     let bare = || if payload.is_empty() { Ok(()) } else { Err(Fault::from(WireError::Payload(kind as u8))) };
     Ok(match kind {
         FrameType::Hello => {
@@ -324,6 +333,33 @@ mod tests {
         let mut second = vec![0; 256];
         let len = encode(&mut second, FLAG_MORE, 8, 1, &head(1), &[]).expect("fits");
         assert_eq!(feed(&mut n, &second[..len]), Err(Code::ReassemblyBudget));
+    }
+
+    #[test]
+    fn frames_of_the_session_go_on_stream_0() {
+        use crate::wire::{Close, Goaway, Hello, Ping, Pong};
+        fn on<'a, H: Head<'a>>(stream: u32, head: &H) -> Result<Option<Vec<u8>>, Code> {
+            let mut out = [0; 256];
+            let n = encode(&mut out, 0, stream, 0, head, &[]).expect("fits");
+            feed(&mut Native::default(), &out[..n])
+        }
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            client: "",
+            heartbeat_ms: 0,
+            frame_bytes_max: 16_384,
+            message_bytes_max: 0,
+        };
+        for (stream, expected) in [(0, Ok(None)), (1, Err(Code::BadStream)), (1 << 31, Err(Code::BadStream))] {
+            assert_eq!(on(stream, &hello), expected);
+            assert_eq!(on(stream, &Auth { method: 0, data: &[] }), expected);
+            assert_eq!(on(stream, &Reauth { method: 0, data: &[] }), expected);
+            assert_eq!(on(stream, &Close { code: 0, detail: "" }), expected);
+            assert_eq!(on(stream, &Goaway { code: 0, deadline_ms: 0, detail: "" }), expected);
+            assert_eq!(on(stream, &Ping { nonce: 1 }), expected);
+            assert_eq!(on(stream, &Pong { nonce: 1 }), expected);
+        }
     }
 
     #[test]

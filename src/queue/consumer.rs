@@ -191,6 +191,13 @@ impl Consumer {
         consumer
     }
 
+    /// Whether this is the set of filters it has; order and repetitions do not matter.
+    #[must_use]
+    pub fn has_filters(&self, filters: &[String]) -> bool {
+        let within = |of: &[String], all: &[String]| of.iter().all(|f| all.contains(f));
+        within(filters, &self.filters) && within(&self.filters, filters)
+    }
+
     /// The row to store.
     #[must_use]
     pub fn row(&self) -> ConsumerRow {

@@ -2,6 +2,8 @@
 //!
 //! Ids stand in a ring; a hash table holds their numbers. Ids taken by one commit form a group that knows the commit, so
 //! that a duplicate is answered no earlier than its first copy, and that one stored row a commit is written and dropped.
+//! Groups of one commit may have others between them, but those on disk stand in the order of their positions: a row is
+//! dropped when the first group of a later one has left.
 
 use crate::model::Volume;
 use crate::model::{MessageId, Position, Wall};
@@ -35,7 +37,14 @@ pub struct DedupeWindow {
     groups: VecDeque<Group>,
     index: HashTable<u32>,
     hasher: RandomState,
+    /// Position of the last group on disk that left: others of its row may follow.
+    leaving: Option<Position>,
+    /// Ids taken since the last [`DedupeWindow::expire`].
+    fresh: usize,
 }
+
+/// Ids forgotten at a time at most, beyond twice as many as came.
+const EXPIRE_IDS: usize = 1_024;
 
 impl DedupeWindow {
     /// An empty window; `ids_max` 0 turns dedupe off.
@@ -49,6 +58,8 @@ impl DedupeWindow {
             groups: VecDeque::new(),
             index: HashTable::new(),
             hasher: RandomState::new(),
+            leaving: None,
+            fresh: 0,
         }
     }
 
@@ -56,6 +67,33 @@ impl DedupeWindow {
     pub fn resize(&mut self, ids_max: u32, window_ms: u32) {
         self.ids_max = ids_max as usize;
         self.window_ms = u64::from(window_ms);
+    }
+
+    /// Takes over what another window remembers and no disk does: what it took live-only or in memory. `self` holds what
+    /// the disk knows.
+    pub fn adopt(&mut self, old: &Self) {
+        let mut merged = Self { ids_max: self.ids_max, window_ms: self.window_ms, ..Self::new(0, 0) };
+        let elsewhere = |(_, group): &(MessageId, &Group)| !matches!(group.stored, Some((Volume::Disk, _)));
+        let mut kept = old.entries().filter(elsewhere).peekable();
+        // Groups expire in the order they were taken.
+        for (id, group) in self.entries() {
+            while let Some((older, of)) = kept.next_if(|(_, of)| of.taken <= group.taken) {
+                merged.remember(older, of.taken, of.stored);
+            }
+            merged.remember(id, group.taken, group.stored);
+        }
+        kept.for_each(|(id, group)| merged.remember(id, group.taken, group.stored));
+        *self = merged;
+    }
+
+    /// The ids with the group they were taken in, oldest first.
+    fn entries(&self) -> impl Iterator<Item = (MessageId, &Group)> {
+        let ends = self.groups.iter().skip(1).map(|g| g.first).chain([self.base + self.ring.len() as u64]);
+        let groups = self.groups.iter().zip(ends);
+        groups.flat_map(move |(group, end)| {
+            let from = group.first.max(self.base);
+            (from..end).map(move |number| (MessageId(self.id_at(number as u32)), group))
+        })
     }
 
     /// Whether this id was taken within the window.
@@ -82,6 +120,7 @@ impl DedupeWindow {
             self.groups.push_back(Group { first: number, taken: now, stored });
         }
         self.ring.push_back(id.0);
+        self.fresh += 1;
         let (ring, base, hasher) = (&self.ring, self.base, &self.hasher);
         let at = |n: u32| ring[n.wrapping_sub(base as u32) as usize];
         let hash = hasher.hash_one(id.0);
@@ -94,46 +133,34 @@ impl DedupeWindow {
         }
     }
 
-    /// Takes over what another window remembers that no disk does: ids of messages in memory, or live only.
-    pub fn adopt(&mut self, other: &Self, now: Wall) {
-        for (i, group) in other.groups.iter().enumerate() {
-            if matches!(group.stored, Some((Volume::Disk, _))) {
-                continue;
-            }
-            let end = other.groups.get(i + 1).map_or(other.base + other.ring.len() as u64, |g| g.first);
-            for number in group.first.max(other.base)..end {
-                let id = MessageId(other.ring[(number - other.base) as usize]);
-                if self.seen(id, now).is_none() {
-                    self.remember(id, group.taken, group.stored);
-                }
-            }
-        }
-    }
-
-    /// Forgets what is over the bounds; returns the positions on disk of groups that are gone whole.
+    /// Forgets what is over the bounds, a bounded number of ids at a time but always more than came since; returns the
+    /// positions whose rows on disk are gone whole, each once.
     pub fn expire(&mut self, now: Wall) -> Vec<Position> {
         let mut gone = Vec::new();
+        let mut allowed = EXPIRE_IDS + 2 * std::mem::take(&mut self.fresh);
         while let Some(group) = self.groups.front().copied() {
             let end = self.groups.get(1).map_or(self.base + self.ring.len() as u64, |g| g.first);
-            let over = self.ring.len() > self.ids_max;
-            if !over && now.ms_since(group.taken) < self.window_ms {
-                break;
-            }
             // By count only the excess goes, by age the whole group.
             let keep = if now.ms_since(group.taken) < self.window_ms { self.ids_max } else { 0 };
-            while self.base < end && self.ring.len() > keep {
+            while self.base < end && self.ring.len() > keep && allowed > 0 {
                 self.forget_front();
+                allowed -= 1;
             }
             if self.base < end {
                 break;
             }
             self.groups.pop_front();
-            if let Some((Volume::Disk, position)) = group.stored
-                && !self.groups.iter().take(2).any(|g| g.stored == group.stored)
-            {
-                gone.push(position);
+            if let Some((Volume::Disk, position)) = group.stored {
+                gone.extend(self.leaving.replace(position).filter(|left| *left != position));
             }
         }
+        let follows = |left: &mut Position| match self.groups.front().map(|g| g.stored) {
+            None => false,
+            Some(Some((Volume::Disk, position))) => position == *left,
+            // Whether another of the row stands behind it shows when this one leaves.
+            Some(_) => true,
+        };
+        gone.extend(self.leaving.take_if(|left| !follows(left)));
         gone
     }
 
@@ -189,19 +216,54 @@ mod tests {
     }
 
     #[test]
-    fn ids_in_memory_outlive_the_store_that_is_opened_anew() {
-        let (memory, disk) = (Some((Volume::Memory, Position(3))), Some((Volume::Disk, Position(4))));
-        let mut old = DedupeWindow::new(100, 1_000);
-        for (n, stored) in [(1, memory), (2, disk), (3, None)] {
-            old.remember(id(n), Wall(10), stored);
+    fn adopting_keeps_what_no_disk_remembers_in_the_order_it_was_taken() {
+        let (disk, memory) = (Some((Volume::Disk, Position(7))), Some((Volume::Memory, Position(3))));
+        let mut old = DedupeWindow::new(100, 60_000);
+        for (n, stored) in [None, disk, memory, Some((Volume::Disk, Position(8))), None].into_iter().enumerate() {
+            old.remember(id(n as u64), Wall(n as u64 * 10_000), stored);
         }
-        let mut new = DedupeWindow::new(100, 1_000);
-        new.remember(id(9), Wall(5), disk);
-        new.adopt(&old, Wall(20));
-        assert_eq!(new.seen(id(1), Wall(20)), Some(Seen { stored: memory }));
-        assert_eq!(new.seen(id(3), Wall(20)), Some(Seen { stored: None }));
-        assert_eq!(new.seen(id(2), Wall(20)), None, "the disk knows its own");
-        assert_eq!(new.seen(id(9), Wall(20)), Some(Seen { stored: disk }));
+        // Position 8 was not durable.
+        let mut new = DedupeWindow::new(100, 60_000);
+        new.remember(id(1), Wall(10_000), disk);
+        new.adopt(&old);
+        let seen: Vec<_> = (0..5).map(|n| new.seen(id(n), Wall(40_000)).map(|s| s.stored)).collect();
+        assert_eq!(seen, [Some(None), Some(disk), Some(memory), None, Some(None)]);
+        let mut rows = new.expire(Wall(85_000));
+        assert_eq!((new.len(), new.seen(id(4), Wall(85_000)).is_some()), (1, true));
+        rows.extend(new.expire(Wall(100_000)));
+        assert_eq!((rows, new.len()), (vec![Position(7)], 0));
+    }
+
+    #[test]
+    fn a_row_is_dropped_once_and_only_when_the_last_of_its_ids_is_forgotten() {
+        let disk = |n| Some((Volume::Disk, Position(n)));
+        let memory = Some((Volume::Memory, Position(1)));
+        let mut w = DedupeWindow::new(100, 1_000);
+        // One commit's ids with others between them, and half a second into them.
+        let taken = [(disk(7), 0), (None, 0), (memory, 0), (disk(7), 500), (None, 500), (disk(8), 500)];
+        for (n, (stored, at)) in taken.into_iter().enumerate() {
+            w.remember(id(n as u64), Wall(at), stored);
+        }
+        assert_eq!(w.expire(Wall(1_000)), vec![], "half of row 7 is still needed");
+        assert!(w.seen(id(3), Wall(1_000)).is_some() && w.len() == 3);
+        assert_eq!(w.expire(Wall(1_500)), vec![Position(7), Position(8)]);
+        assert!(w.is_empty() && w.expire(Wall(9_000)).is_empty());
+    }
+
+    #[test]
+    fn a_whole_window_that_is_too_old_leaves_in_bounded_portions_and_completely() {
+        let mut w = DedupeWindow::new(1_000_000, 1_000);
+        for n in 0..20_000u64 {
+            w.remember(id(n), Wall(0), Some((Volume::Disk, Position(n))));
+        }
+        w.expire(Wall(0));
+        let mut rows = Vec::new();
+        while !w.is_empty() {
+            let gone = w.expire(Wall(5_000));
+            assert!((1..=EXPIRE_IDS).contains(&gone.len()), "{}", gone.len());
+            rows.extend(gone);
+        }
+        assert_eq!(rows, (0..20_000).map(Position).collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! A queue: its lanes, limits and consumers; what a full one does, and when a message may leave.
 
+use super::channels::Channels;
 use super::consumer::Consumer;
 use super::lane::{Freed, Lane};
 use crate::config::{Keep, Overflow, QueueSettings, Storage};
 use crate::model::{Epoch, Priority, Volume, Wall};
 use crate::store::QueueKey;
 use crate::store::block::HistoryLink;
-use crate::store::schema::{ChannelRow, ExtentRow, QueueRow};
-use std::collections::HashMap;
+use crate::store::schema::{ExtentRow, QueueRow};
 
 /// A queue.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Queue {
     /// Messages held back.
     pub delayed: Delayed,
     /// Last message of each channel, where history is kept.
-    pub channels: HashMap<Box<str>, ChannelRow>,
+    pub channels: Channels,
     /// Whether its row must be written.
     pub dirty: bool,
     /// Messages its policy dropped since start.
@@ -80,7 +80,7 @@ impl Queue {
             lanes: Default::default(),
             consumers: Vec::new(),
             delayed: Delayed::default(),
-            channels: HashMap::new(),
+            channels: Channels::default(),
             dirty: true,
             dropped: 0,
             configured: true,
@@ -219,35 +219,14 @@ impl Queue {
     /// Gives a message its place in its channel's history and remembers it as the last. `None` when the limit of
     /// channels is reached.
     pub fn link(&mut self, channel: &str, priority: Priority, seq: u64) -> Option<HistoryLink> {
-        if let Some(last) = self.channels.get_mut(channel) {
-            let link = HistoryLink { offset: last.offset + 1, previous_lane: last.lane, previous_seq: last.seq };
-            *last = ChannelRow { offset: link.offset, lane: priority.get(), seq };
-            return Some(link);
-        }
-        if self.channels.len() >= self.settings.channels_max as usize {
-            return None;
-        }
         // A channel forgotten earlier must not reuse an offset: the count of all appends is above any it ever had.
-        let link = HistoryLink { offset: self.appended + 1, previous_lane: 0, previous_seq: 0 };
-        self.channels.insert(channel.into(), ChannelRow { offset: link.offset, lane: priority.get(), seq });
-        Some(link)
+        self.channels.link(channel, priority, seq, self.appended + 1, self.settings.channels_max)
     }
 
     /// Whether a channel could be linked; forgets channels whose messages are all gone when the limit is reached.
     pub fn may_link(&mut self, channel: &str, forgotten: &mut Vec<Box<str>>) -> bool {
-        if self.channels.contains_key(channel) || self.channels.len() < self.settings.channels_max as usize {
-            return true;
-        }
         let heads = self.lanes.each_ref().map(|l| l.as_ref().map_or(u64::MAX, |l| l.head));
-        self.channels.retain(|name, row| {
-            let kept = heads.get(usize::from(row.lane)).is_some_and(|&head| row.seq >= head);
-            if !kept {
-                forgotten.push(name.clone());
-            }
-            kept
-        });
-        forgotten.sort_unstable();
-        self.channels.len() < self.settings.channels_max as usize
+        self.channels.may_link(channel, self.settings.channels_max, heads, forgotten)
     }
 
     /// Whether a consumer has yet to be sent what a process that was cut off may have delivered: such deliveries carry

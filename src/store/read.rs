@@ -57,8 +57,13 @@ pub enum ReadResult {
     Blocks(Vec<Block>),
     /// Keys and values, for [`ReadRequest::Rows`].
     Rows(Vec<(Bytes, Bytes)>),
-    /// Messages oldest first, for [`ReadRequest::History`].
-    History(Vec<Past>),
+    /// For [`ReadRequest::History`].
+    History {
+        /// Messages, oldest first.
+        found: Vec<Past>,
+        /// Lane and sequence of the message before them, where a limit left it out or it could not be found.
+        left_out: Option<(Priority, u64)>,
+    },
 }
 
 /// A message of a channel's history.
@@ -115,19 +120,22 @@ fn history(
     let mut bytes = 0;
     let mut at = Some(newest);
     let mut block: Option<(Priority, Block)> = None;
+    let mut left_out = None;
     while let Some((lane, seq)) = at {
-        if found.len() >= count_max || (bytes >= bytes_max && !found.is_empty()) {
-            break;
-        }
         let holds = |b: &(Priority, Block)| b.0 == lane && (b.1.first..b.1.first + u64::from(b.1.count)).contains(&seq);
         if !block.as_ref().is_some_and(holds) {
             block = reader.page(queue, lane, seq, 1)?.into_iter().next().map(|b| (lane, b)).filter(holds);
         }
-        // A link into what was trimmed ends the history.
-        let Some((_, current)) = &block else { break };
-        let Some(past) = entry_at(current, lane, seq) else { break };
-        let (past, previous) = past;
+        // A link into what was trimmed, or is damaged, ends the history.
+        let Some((past, previous)) = block.as_ref().and_then(|(_, current)| entry_at(current, lane, seq)) else {
+            left_out = Some((lane, seq));
+            break;
+        };
         if past.offset < offset_floor || not_before.is_some_and(|t| past.stored < t) {
+            break;
+        }
+        if found.len() >= count_max || (bytes >= bytes_max && !found.is_empty()) {
+            left_out = Some((lane, seq));
             break;
         }
         bytes += past.record.len();
@@ -135,7 +143,7 @@ fn history(
         at = previous;
     }
     found.reverse();
-    Ok(ReadResult::History(found))
+    Ok(ReadResult::History { found, left_out })
 }
 
 type Link = Option<(Priority, u64)>;

@@ -124,6 +124,8 @@ codes! {
     NoHistory = 306, "no-history";
     /// Options that contradict each other or exceed a limit.
     BadOptions = 307, "bad-options";
+    /// Other sessions consume under this name with other filters.
+    Conflict = 308, "conflict";
     // 400-499: request and response
     /// Nobody answers on this channel.
     NoResponder = 400, "no-responder";
@@ -151,6 +153,7 @@ impl Code {
                 | Self::LimitReached
                 | Self::ShuttingDown
                 | Self::TooManyConnections
+                | Self::Conflict
                 | Self::NoResponder
                 | Self::DeadlineExceeded
         )

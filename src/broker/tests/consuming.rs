@@ -202,6 +202,63 @@ fn filters_select_and_skipped_messages_hold_nothing_back() {
 }
 
 #[test]
+fn nothing_is_delivered_after_the_last_commit_of_a_stop() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    w.publish_batch(c, 1, "a", &numbers(0..4));
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 2);
+    assert_eq!(w.texts(r), ["0", "1"]);
+    w.pass(1_000);
+    w.hold_commits = true;
+    let deadline = w.now.mono.plus_ms(10_000);
+    w.event(crate::broker::Event::Stop { deadline });
+    assert_eq!(w.held.len(), 1, "the last commit is under way");
+    w.credit(r, 1, 2);
+    w.hold_commits = false;
+    w.release_commit();
+    assert!(w.stopped);
+    let last = w.frames(r);
+    assert!(last.iter().all(|f| f.kind != FrameType::Deliver), "{last:?}");
+    w.restart();
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.credit(r, 1, 10);
+    let again: Vec<_> = w.messages(r).into_iter().map(|m| (m.text, m.flags)).collect();
+    let expected = [("0", item_flag::REDELIVERED), ("1", item_flag::REDELIVERED), ("2", 0), ("3", 0)];
+    assert_eq!(again, expected.map(|(text, flags)| (text.to_owned(), flags)));
+}
+
+#[test]
+fn filters_change_only_while_no_other_session_consumes() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let (a, b) = (w.connect(), w.connect());
+    w.consume_with(a, 1, "main", "r", &["x", "y"], |_| {});
+    assert_eq!(w.expect(a).kind, FrameType::Ok);
+    w.consume_with(b, 1, "main", "r", &["x"], |_| {});
+    assert_eq!(w.expect_error(b), Code::Conflict);
+    w.consume_with(b, 1, "main", "r", &[], |_| {});
+    assert_eq!(w.expect_error(b), Code::Conflict);
+    w.consume_with(b, 1, "main", "r", &["y", "x", "y"], |_| {});
+    assert_eq!(w.expect(b).kind, FrameType::Ok, "the same set competes");
+    w.send(b, 1, &Unsubscribe {}, &[]);
+    w.frames(b);
+    let c = w.connect();
+    for (n, channel) in [(1, "x"), (2, "y"), (3, "z")] {
+        w.publish(c, n, channel, channel);
+    }
+    w.credit(a, 1, 10);
+    assert_eq!(w.texts(a), ["x", "y"], "nothing changed for the session that was there");
+    w.disconnect(a);
+    w.consume_with(b, 1, "main", "r", &["z"], |_| {});
+    assert_eq!(w.expect(b).kind, FrameType::Ok, "alone it changes them");
+    w.publish(c, 4, "z", "after");
+    w.credit(b, 1, 10);
+    assert_eq!(w.texts(b), ["x", "y", "after"], "what was under way comes back, what was passed over does not");
+}
+
+#[test]
 fn ttl_ends_a_message_and_delay_holds_it_back_even_over_a_restart() {
     let mut w = World::new(vec![queue("main", "#")]);
     let c = w.connect();

@@ -218,6 +218,37 @@ fn a_resumed_subscription_misses_nothing_and_hears_nothing_twice() {
     assert_eq!(texts, ["4", "5", "6", "7"]);
 }
 
+#[test]
+fn what_waits_behind_retained_values_is_bounded_over_all_subscriptions_of_a_session() {
+    let mut settings = Settings { queues: vec![queue("q", "q/#")], ..Settings::default() };
+    settings.limits.outbox_bytes_max = 10_000;
+    let mut w = World::with(settings);
+    let (c, s) = (w.connect(), w.connect());
+    let held = |w: &World| w.broker.conns[&s].held_bytes;
+    // Retained values are read after this commit, and live messages wait for them.
+    w.hold_commits = true;
+    w.publish(c, 1, "q/a", "stored");
+    for stream in 1..=8 {
+        w.send(s, stream, &Subscribe { retained: true, ..subscribe("live/#") }, &[]);
+    }
+    for n in 0..100 {
+        w.publish(c, 2 + n, "live/a", &"x".repeat(200));
+        assert!(held(&w) <= 10_000, "{}", held(&w));
+    }
+    assert!(held(&w) > 9_000);
+    w.send(s, 8, &Unsubscribe {}, &[]);
+    assert!(held(&w) < 9_000);
+    w.hold_commits = false;
+    w.release_commit();
+    assert_eq!(held(&w), 0);
+    w.publish(c, 102, "live/a", "last");
+    let frames = w.frames(s);
+    let of = |kind| frames.iter().filter(move |f| f.kind == kind && f.stream < 8);
+    let dropped: u64 = of(FrameType::Dropped).map(|f| f.get::<Dropped>().count).sum();
+    let heard: u64 = of(FrameType::Deliver).map(|f| u64::from(f.get::<crate::wire::Deliver>().count)).sum();
+    assert_eq!(heard + dropped, 7 * 101, "what found no room is told");
+}
+
 fn ask(channel: &str, deadline_ms: u32) -> Request<'_> {
     Request { channel, deadline_ms, total: 4, properties: &[] }
 }
@@ -266,6 +297,26 @@ fn a_request_without_answer_ends_by_deadline_disconnect_or_cancel() {
     w.disconnect(r);
     assert_eq!(w.expect_error(a), Code::ResponderFailed);
     assert!(w.broker.asks.is_empty());
+}
+
+#[test]
+fn requests_to_answer_take_none_of_the_responders_own_streams() {
+    let mut settings = Settings { queues: vec![], ..Settings::default() };
+    settings.limits.streams_max = 4;
+    let mut w = World::with(settings);
+    let (r, askers) = (w.connect(), [w.connect(), w.connect()]);
+    w.send(r, 1, &Subscribe { respond: true, ..subscribe("calc") }, &[]);
+    w.frames(r);
+    for (a, stream) in askers.into_iter().flat_map(|a| (1..=4).map(move |stream| (a, stream))) {
+        w.send(a, stream, &ask("calc", 0), b"1+1?");
+    }
+    assert_eq!(w.frames(r).len(), 8);
+    for stream in 2..=4 {
+        w.send(r, stream, &subscribe("a"), &[]);
+        assert_eq!(w.expect(r).kind, FrameType::Ok);
+    }
+    w.send(r, 5, &subscribe("a"), &[]);
+    assert_eq!(w.expect_error(r), Code::TooManyStreams, "its own are still counted");
 }
 
 #[test]

@@ -186,6 +186,33 @@ fn a_history_that_does_not_fit_the_outbox_is_not_called_complete() {
 }
 
 #[test]
+fn a_history_cut_by_a_limit_is_not_called_complete() {
+    let mut w = World::new(vec![QueueSettings { history: true, ..queue("main", "#") }]);
+    let c = w.connect();
+    let limit = w.broker.settings().limits.outbox_bytes_max / 2;
+    let count = limit as usize / 50_000 + 5;
+    for n in 0..count as u64 {
+        w.publish(c, 1 + n, "a", &"x".repeat(50_000));
+    }
+    let begin = w.now.wall.0;
+    let s = w.connect();
+    let ask = |w: &mut World, since, limit| {
+        w.send(s, 1, &History { channel: "a", since, limit }, &[]);
+        let frames = w.frames(s);
+        let whole = |f: &&super::world::Seen| f.kind == FrameType::Deliver && f.flags & crate::wire::FLAG_CONT == 0;
+        (frames.iter().filter(whole).count(), frames.last().expect("an end").get::<Done>().complete)
+    };
+    for since in [Since::Last(count as u32), Since::Last(1_000), Since::Time(begin - 1)] {
+        let (items, complete) = ask(&mut w, since, 0);
+        assert!((1..count).contains(&items) && !complete, "{since:?}: {items} of {count}, {complete}");
+    }
+    assert_eq!(ask(&mut w, Since::Time(begin - 1), 2), (2, false), "by number, too");
+    assert_eq!(ask(&mut w, Since::Last(5), 3), (3, false));
+    assert_eq!(ask(&mut w, Since::Last(5), 0), (5, true));
+    assert_eq!(ask(&mut w, Since::Time(begin + 1), 0), (0, true));
+}
+
+#[test]
 fn a_page_read_for_a_deleted_consumer_moves_no_other() {
     let mut w = World::new(vec![QueueSettings { keep: Keep::Limits, ..queue("main", "#") }]);
     let c = w.connect();

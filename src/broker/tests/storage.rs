@@ -2,10 +2,10 @@
 
 use super::world::{World, id, queue};
 use crate::broker::Event;
-use crate::config::{QueueSettings, Settings};
-use crate::model::Priority;
-use crate::store::StoreError;
-use crate::wire::{Code, Contract, Outcome};
+use crate::config::{QueueSettings, Settings, Storage};
+use crate::model::{Priority, admin};
+use crate::store::{Block, QueueKey, Reader, StoreError, Table};
+use crate::wire::{Code, Contract, History, Outcome, Request, Response, Since};
 
 #[test]
 fn when_space_is_low_alarms_are_still_taken_and_acks_go_on_and_it_recovers_by_itself() {
@@ -60,6 +60,107 @@ fn a_failed_commit_is_never_acknowledged_and_what_was_kept_is_found_by_its_id() 
     w.consume(r, 1, "main", "r");
     w.credit(r, 1, 10);
     assert_eq!(w.texts(r), ["kept", "lost"]);
+}
+
+#[test]
+fn ids_that_no_disk_kept_are_still_known_when_the_store_is_open_again() {
+    let memory = QueueSettings { storage: Storage::Memory, contract: Contract::Memory, ..queue("mem", "mem/#") };
+    let mut w = World::new(vec![queue("main", "main/#"), memory]);
+    let c = w.connect();
+    w.publish_with(c, 1, Contract::Queue, |r| r.id = id(1), "mem/a", "in memory");
+    w.publish_with(c, 2, Contract::Queue, |r| r.id = id(2), "live", "live-only");
+    w.publish_with(c, 3, Contract::Queue, |r| r.id = id(3), "main/a", "on disk");
+    w.hold_commits = true;
+    w.publish_with(c, 4, Contract::Queue, |r| r.id = id(4), "main/a", "lost");
+    w.fail_store(StoreError::Io("gone".into()));
+    w.hold_commits = false;
+    w.reopen_store();
+    w.verdicts(c);
+    w.publish_with(c, 4, Contract::Queue, |r| r.id = id(4), "main/a", "lost");
+    w.publish_with(c, 5, Contract::Queue, |r| r.id = id(1), "mem/a", "in memory");
+    w.publish_with(c, 6, Contract::Queue, |r| r.id = id(2), "live", "live-only");
+    w.publish_with(c, 7, Contract::Queue, |r| r.id = id(3), "main/a", "on disk");
+    let duplicate = Ok(Outcome::Duplicate);
+    assert_eq!(w.verdicts(c), [(4, Ok(Outcome::Stored)), (5, duplicate), (6, duplicate), (7, duplicate)]);
+}
+
+#[test]
+fn whoever_waits_for_a_commit_when_the_store_fails_is_told() {
+    let mut w = World::new(vec![QueueSettings { history: true, ..queue("main", "#") }]);
+    let (c, root, s) = (w.connect(), w.connect(), w.connect());
+    w.publish(c, 1, "a", "kept");
+    w.hold_commits = true;
+    w.publish(c, 2, "a", "lost");
+    let ask = |w: &mut World, stream, channel: &str| {
+        let body = br#"{"name":"main"}"#;
+        let head = Request { channel, deadline_ms: 0, total: body.len() as u32, properties: &[] };
+        w.send(root, stream, &head, body);
+    };
+    ask(&mut w, 1, admin::QUEUE_PEEK);
+    w.send(s, 1, &History { channel: "a", since: Since::Last(10), limit: 0 }, &[]);
+    assert!(w.frames(root).is_empty() && w.frames(s).is_empty(), "they wait for the commit");
+    w.fail_store(StoreError::Io("gone".into()));
+    assert_eq!(w.expect(root).get::<Response<'_>>().status, Code::StorageFailed as u16);
+    assert_eq!(w.expect_error(s), Code::StorageFailed);
+    for channel in [admin::QUEUE_PURGE, admin::QUEUE_REPLAY, admin::CONSUMER_DELETE] {
+        ask(&mut w, 2, channel);
+        assert_eq!(w.expect(root).get::<Response<'_>>().status, Code::StorageFailed as u16, "{channel}");
+    }
+    w.hold_commits = false;
+    w.reopen_store();
+    ask(&mut w, 3, admin::QUEUE_PEEK);
+    assert_eq!(w.expect(root).get::<Response<'_>>().status, 0);
+}
+
+#[test]
+fn a_read_under_way_when_the_store_is_opened_anew_is_answered_and_stops_nothing() {
+    let memory = QueueSettings { storage: Storage::Memory, contract: Contract::Memory, ..queue("mem", "#") };
+    let mut w = World::new(vec![memory]);
+    let c = w.connect();
+    w.publish_with(c, 1, Contract::Queue, |r| r.delay_ms = 1_000, "a", "later");
+    w.fail_store(StoreError::Io("gone".into()));
+    // The delayed message is due and being read when the store is back.
+    w.now.mono = w.now.mono.plus_ms(1_000);
+    w.now.wall = w.now.wall.plus_ms(1_000);
+    w.broker.handle(w.now, Event::Timeout);
+    while let Some(effect) = w.broker.poll_effect() {
+        drop(effect);
+    }
+    w.reopen_store();
+    w.pass(5_000);
+    let r = w.connect();
+    w.consume(r, 1, "mem", "r");
+    w.credit(r, 1, 10);
+    assert_eq!(w.texts(r), ["later"]);
+}
+
+/// A store that opens and cannot be read.
+struct Unreadable;
+
+impl Reader for Unreadable {
+    fn page(&self, _: QueueKey, _: Priority, _: u64, _: usize) -> Result<Vec<Block>, StoreError> {
+        Err(StoreError::Io("unreadable".into()))
+    }
+
+    fn scan(&self, _: Table, _: &[u8], _: &[u8], _: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), StoreError> {
+        Err(StoreError::Io("unreadable".into()))
+    }
+
+    fn get(&self, _: Table, _: &[u8]) -> Result<Option<bytes::Bytes>, StoreError> {
+        Err(StoreError::Io("unreadable".into()))
+    }
+}
+
+#[test]
+fn a_store_that_is_open_again_but_unreadable_ends_the_broker_and_says_why() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let c = w.connect();
+    w.fail_store(StoreError::Io("gone".into()));
+    w.event(Event::StoreReopened { reader: &Unreadable });
+    assert!(w.stopped);
+    assert!(matches!(w.broker.take_failure(), Some(StoreError::Io(why)) if why == "unreadable"));
+    w.publish(c, 1, "a", "x");
+    assert!(w.verdicts(c).iter().all(|(_, verdict)| verdict.is_err()), "nothing more is taken");
 }
 
 #[test]

@@ -30,8 +30,8 @@ const HELP: &str = "Examples:
   tidegate bench --publishers 1 --window 1 --count 2000   one message at a time
   tidegate bench --subscribers 100 --contract memory      fan-out
   tidegate bench --consumers 2 --queue main --json
-Publish latency is from handing a message over to its acknowledgement; delivery latency from there to a subscriber or
-consumer of this process.";
+Publish latency is from handing a message over to its acknowledgement; delivery latency from there to a subscriber \
+or consumer of this process.";
 
 /// Longest wait for readers to get what was published, without any progress.
 const CATCH_UP: Duration = Duration::from_secs(5);

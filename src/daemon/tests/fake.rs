@@ -35,6 +35,8 @@ pub(super) enum Mode {
     Reserve,
     /// Never stops.
     Stubborn,
+    /// Ends when the store is open again.
+    Broken,
 }
 
 /// What was seen.
@@ -151,7 +153,7 @@ impl Fake {
         let state = self.conns.get_mut(&conn).expect("bytes of an open connection only");
         state.taken += bytes.len();
         match self.mode {
-            Mode::Echo | Mode::Stubborn => {
+            Mode::Echo | Mode::Stubborn | Mode::Broken => {
                 state.out.extend(bytes);
                 let waits = state.out.len();
                 self.ledger.note(|seen| {
@@ -236,6 +238,9 @@ impl Machine for Fake {
             Event::StoreReopened { reader } => {
                 assert!(reader.get(Table::Meta, b"row").expect("read").is_some());
                 ledger.note(|seen| seen.reopened += 1);
+                if self.mode == Mode::Broken {
+                    self.effects.push_back(Effect::Stopped);
+                }
             }
             Event::Read { token, result } => {
                 let answer: &[u8] = match result {
@@ -271,6 +276,10 @@ impl Machine for Fake {
                 self.effects.push_back(Effect::Stopped);
             }
         }
+    }
+
+    fn take_failure(&mut self) -> Option<StoreError> {
+        (self.mode == Mode::Broken).then(|| StoreError::Damaged("read back".into()))
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {
