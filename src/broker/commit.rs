@@ -230,9 +230,9 @@ impl VolumeState {
         self.gathering.ops.push(Op::Append { queue: key, lane, first, count, block: bytes });
     }
 
-    /// Everything is written but this: that the stop was in order.
-    pub(super) fn push_stopped(&mut self, now: Mono) {
-        (self.stopped_row, self.clock_due) = (true, true);
+    /// Everything is written but this: that the stop was in order, if that is what the next start may believe.
+    pub(super) fn push_stopped(&mut self, now: Mono, in_order: bool) {
+        (self.stopped_row, self.clock_due) = (in_order, true);
         self.nudge(now);
     }
 
@@ -300,6 +300,10 @@ impl Broker {
         }
         v.push_rows(mount, now);
         let g = std::mem::take(&mut v.gathering);
+        if g.ops.is_empty() && g.publishers.is_empty() && g.fanout.items.is_empty() {
+            // Something was looked at and nothing changed: flash lasts.
+            return;
+        }
         let position = v.next;
         v.next = Position(position.0 + 1);
         v.last_messages = g.messages;

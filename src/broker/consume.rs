@@ -245,6 +245,7 @@ impl Broker {
             return;
         }
         let (overdue, busy) = (consumer.overdue(now), consumer.outstanding > 0 || !consumer.attachments.is_empty());
+        let late = !overdue.is_empty();
         for (lane, seq) in overdue {
             self.fail_delivery(q, c, lane, seq, 0, false);
         }
@@ -254,7 +255,10 @@ impl Broker {
         if busy {
             self.timers.set(Timer::AckTimeout(q, c), now.plus_ms((timeout / 4).max(10)));
         }
-        self.progressed(q, c);
+        // A look that finds nothing writes nothing.
+        if late {
+            self.progressed(q, c);
+        }
     }
 
     pub(super) fn handle_credit(&mut self, conn: ConnId, stream: u32, head: Credit) -> Result<(), Fault> {
@@ -324,6 +328,10 @@ impl Broker {
     }
 
     fn pump(&mut self, q: usize, c: usize) {
+        if self.said_stopped {
+            // The last commit says what was delivered; what followed it would come again without the flag.
+            return;
+        }
         let Some(queue) = self.mount.queues.get_mut(q) else { return };
         let Some(mut consumer) = queue.consumers.get_mut(c).and_then(Option::take) else { return };
         self.pump_retries(q, c, &mut consumer, None);
@@ -589,7 +597,9 @@ impl Broker {
             place.offset = bytes.len() - reader.rest_len();
             place.left -= 1;
             place.seq += 1;
-            if !wanted(&consumer.filters, &entry) || is_expired(&entry, stored, now.wall) {
+            let wanted = wanted(&consumer.filters, &entry);
+            if !wanted || is_expired(&entry, stored, now.wall) {
+                self.counters.expired += u64::from(wanted);
                 consumer.lane_mut(lane).cursor = seq + 1;
                 consumer.dirty = true;
                 continue;

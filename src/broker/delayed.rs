@@ -42,7 +42,8 @@ impl Broker {
     /// Live subscribers hear a delayed message when it is due: once, though several queues held it.
     fn fan_out_due(&mut self, queue: usize, live: LiveItem, record: &Record<'_>, bytes: &[u8]) {
         let route = self.mount.route(record.channel.as_str());
-        if route.subscriptions.is_empty() || route.queues.first() != Some(&queue) {
+        let teller = self.history_queue(&route).or(route.queues.first().copied());
+        if route.subscriptions.is_empty() || teller != Some(queue) {
             return;
         }
         match self.mount.queues[queue].volume {

@@ -29,6 +29,7 @@ pub use usage::{Usage, Whose};
 
 use crate::config::Settings;
 use crate::model::{ConnId, Mono, Now, Wall};
+use crate::queue::Queue;
 use crate::schedule::Due;
 use crate::store::{Reader, StoreError};
 use commit::VolumeState;
@@ -296,7 +297,7 @@ impl Broker {
         if !self.stopped && self.disk.is_settled() && self.memory.is_settled() {
             if !self.said_stopped && !self.health.is_failed() {
                 self.said_stopped = true;
-                self.disk.push_stopped(self.now.mono);
+                self.disk.push_stopped(self.now.mono, !self.mount.queues.iter().any(Queue::is_suspect));
                 self.flush_if_due();
                 return;
             }

@@ -211,6 +211,7 @@ impl Broker {
         let mut live = LiveItem { lane: record.priority.get(), stored_ms: now.wall.0, ..LiveItem::default() };
         let mut stored = false;
         let (mut disk, mut memory) = (false, false);
+        let history = self.history_queue(route);
         let sharers = takers
             .iter()
             .filter(|(q, a)| *a != Admission::DropNewest && self.mount.queues[*q].volume == Volume::Disk)
@@ -239,8 +240,10 @@ impl Broker {
             }
             let shared = body.filter(|_| self.mount.queues[q].volume == Volume::Disk);
             let placed = self.append(q, record, bytes, shared);
-            if live.seq == 0 || (live.offset.is_none() && placed.offset.is_some()) {
-                live = LiveItem { stored_ms: live.stored_ms, ..placed };
+            // The channel's history is that of one queue: another's offsets would be a different count.
+            let mine = history == Some(q);
+            if live.seq == 0 || mine {
+                live = LiveItem { stored_ms: live.stored_ms, offset: placed.offset.filter(|_| mine), ..placed };
             }
         }
         if record.retain {
@@ -252,33 +255,41 @@ impl Broker {
             self.counters.published += 1;
             self.counters.published_bytes += bytes.len() as u64;
         }
-        let dropped = !stored && !takers.is_empty();
-        if !dropped {
+        // On disk was asked and no disk took it: that a queue in memory did is not what is said.
+        let kept = stored && (disk || asked < Contract::Disk);
+        let outcome = match (kept, stored || !takers.is_empty()) {
+            (true, _) => Outcome::Stored,
+            (false, true) => Outcome::Dropped,
+            (false, false) => Outcome::LiveOnly,
+        };
+        if outcome != Outcome::Dropped {
             self.remember(record, disk, memory);
         }
-        if !route.subscriptions.is_empty() && record.delay_ms == 0 {
+        let heard = !route.subscriptions.is_empty() && record.delay_ms == 0;
+        // What the disk's queue dropped must not overtake what it took.
+        let behind = heard && !self.health.is_failed() && route.owed.get() > self.disk.durable;
+        if heard {
             // Also where the publisher does not wait: an offset that was seen must never be another message's.
-            if disk {
+            if disk || behind {
+                route.owed.set(self.disk.next());
                 self.disk.fan_out_later(route, live, bytes);
             } else {
                 self.fan_out(route, live, bytes);
             }
         }
-        if disk {
+        if disk || behind {
             self.disk.urge(now.mono);
         }
         if memory {
             self.memory.urge(now.mono);
         }
-        let outcome = match (stored, dropped) {
-            (true, _) => Outcome::Stored,
-            (false, true) => Outcome::Dropped,
-            (false, false) => {
-                self.counters.live_only += 1;
-                Outcome::LiveOnly
-            }
-        };
+        self.counters.live_only += u64::from(outcome == Outcome::LiveOnly);
         Taken { outcome, wait }
+    }
+
+    /// The queue whose offsets and epoch are those of the route's channel.
+    pub(super) fn history_queue(&self, route: &Route) -> Option<usize> {
+        route.queues.iter().copied().find(|&q| self.mount.queues[q].settings.history)
     }
 
     /// What must be durable before the publisher is told.

@@ -179,8 +179,7 @@ impl Broker {
         limit: u32,
     ) -> Result<(), (Code, &'static str)> {
         let route = self.mount.route(channel.as_str());
-        let keeps = |q: &&usize| self.mount.queues[**q].settings.history;
-        let Some(&q) = route.queues.iter().find(keeps) else {
+        let Some(q) = self.history_queue(&route) else {
             return Err((Code::NoHistory, "no queue with history captures this channel"));
         };
         let queue = &self.mount.queues[q];

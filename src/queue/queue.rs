@@ -150,10 +150,12 @@ impl Queue {
             Overflow::DropNewest => Admission::DropNewest,
             // What is larger than the queue can never fit, and bulk must not push alarms out.
             Overflow::DropOldest if bytes > s.bytes_max => Admission::Reject,
-            Overflow::DropOldest => match self.lanes().find(|l| l.messages() > 0) {
-                Some(lowest) if lowest.priority <= priority => Admission::DropOldest,
-                _ => Admission::DropNewest,
-            },
+            Overflow::DropOldest => {
+                let may_go = || self.lanes().filter(|l| l.priority <= priority);
+                let (messages, held) = may_go().fold((0, 0), |(m, b), l| (m + l.messages(), b + l.bytes()));
+                let fits = self.messages() - messages < s.messages_max && self.bytes() - held + bytes <= s.bytes_max;
+                if fits { Admission::DropOldest } else { Admission::DropNewest }
+            }
         }
     }
 
@@ -227,6 +229,14 @@ impl Queue {
         self.channels.may_link(channel, self.settings.channels_max, heads, forgotten)
     }
 
+    /// Whether a consumer has yet to be sent what a process that was cut off may have delivered: such deliveries carry
+    /// the flag, and after an orderly stop no less.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        let suspect = |c: &Consumer| c.lanes.iter().flatten().any(|l| l.cursor < l.suspect_below);
+        self.volume == Volume::Disk && self.consumers.iter().flatten().any(suspect)
+    }
+
     /// The consumer of this name.
     #[must_use]
     pub fn consumer_index(&self, name: &str) -> Option<usize> {
@@ -277,6 +287,18 @@ mod tests {
             q.lane_mut(p(9)).append(10, Wall(0));
         }
         assert_eq!(q.admit(10, p(3)), Admission::DropNewest);
+    }
+
+    #[test]
+    fn bytes_of_alarms_make_no_room_for_bulk_and_the_bound_holds() {
+        let mut q = queue(Overflow::DropOldest, 100);
+        q.settings.bytes_max = 100;
+        for (lane, bytes) in [(0, 10), (9, 80)] {
+            q.lane_mut(p(lane)).append(bytes, Wall(0));
+        }
+        assert_eq!(q.admit(50, p(3)), Admission::DropNewest, "the oldest bulk is not enough, and alarms stay");
+        assert_eq!(q.admit(20, p(3)), Admission::DropOldest);
+        assert_eq!(q.admit(50, p(9)), Admission::DropOldest);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use tidegate::schedule::SteadyWall;
 use tidegate::store::block::BlockReader;
 use tidegate::store::testing::{FaultyDisk, Lost};
 use tidegate::store::{
-    Batch, Finding, MemoryStore, Op, OpenOptions, ReadRequest, Reader, Store, StoreError, Table, open_on, perform, schema,
+    Batch, Finding, MemoryStore, Op, OpenOptions, ReadRequest, Reader, Store, StoreError, Table, open_on, perform,
+    schema,
 };
 
 /// A read of a socket.
@@ -113,7 +114,8 @@ impl World<'_> {
             Err(error) => {
                 let faulty = host.disk.is_off();
                 (host.store, host.reader) = (None, None);
-                self.trace.note("a store that cannot be read", [h as u64, u64::from(faulty), error.to_string().len() as u64]);
+                self.trace
+                    .note("a store that cannot be read", [h as u64, u64::from(faulty), error.to_string().len() as u64]);
                 self.start_later(h, 200_000);
                 return;
             }
@@ -337,6 +339,7 @@ impl World<'_> {
             Ok(done) => {
                 host.durable.extend(batches.iter().flat_map(uids));
                 let busy = host.busy;
+                self.last_commits.push_back(self.now_us);
                 self.trace.note("a commit", [h as u64, done.position.0, done.bytes_written]);
                 self.tell(h, Event::Committed { volume: Volume::Disk, done });
                 self.after(20_000, Ev::Tidy(h, process, busy));
@@ -351,7 +354,9 @@ impl World<'_> {
     pub fn tidy(&mut self, h: usize, busy: u64) {
         let host = &mut self.hosts[h];
         let process = host.life.process;
-        let Some(store) = host.store.as_mut().filter(|_| host.busy == busy && host.committing.is_none()) else { return };
+        let Some(store) = host.store.as_mut().filter(|_| host.busy == busy && host.committing.is_none()) else {
+            return;
+        };
         match store.tidy() {
             Ok(true) => self.after(1_000, Ev::Tidy(h, process, busy)),
             Ok(false) => {}
@@ -364,6 +369,7 @@ impl World<'_> {
             self.die(h, true);
             return;
         }
+        self.ledger.store_failed = true;
         let full = matches!(error, StoreError::Full(_));
         self.trace.note("the store fails", [h as u64, u64::from(full), error.to_string().len() as u64]);
         let host = &mut self.hosts[h];
@@ -557,6 +563,9 @@ impl World<'_> {
         self.links[l].tap.feed(out, &mut told);
         let h = self.links[l].host;
         let mut cut = false;
+        if !told.is_empty() {
+            self.active_us = self.now_us;
+        }
         for told in told {
             match told {
                 Told::Ack(first, count, outcome) => {
@@ -599,14 +608,16 @@ impl World<'_> {
         }
     }
 
+    /// Messages that policies dropped and that expired, as all processes so far counted them.
+    pub fn counted(&self) -> (u64, u64) {
+        let running = self.hosts.iter().filter_map(|h| h.broker.as_ref()).map(Broker::counters);
+        let start = (self.ledger.dropped, self.ledger.expired);
+        running.fold(start, |(dropped, expired), c| (dropped + c.dropped_full, expired + c.expired))
+    }
+
     /// When everything is over: nothing may be waiting, and the books are closed.
     pub fn close_books(&mut self) {
-        for host in &self.hosts {
-            if let Some(broker) = &host.broker {
-                self.ledger.dropped += broker.counters().dropped_full;
-                self.ledger.expired += broker.counters().expired;
-            }
-        }
+        (self.ledger.dropped, self.ledger.expired) = self.counted();
         let lives: Vec<Life> = self.hosts.iter().map(|h| h.life).collect();
         self.ledger.close(&lives);
     }

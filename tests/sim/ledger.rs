@@ -71,9 +71,12 @@ pub struct Ledger {
     offsets: BTreeMap<(usize, u64, String, u64), u32>,
     /// Dead letters seen: host, queue.
     dead: BTreeSet<(usize, String, u32)>,
-    /// Last acknowledged retained value: host, channel.
+    /// Last message heard by connection, channel and publisher.
+    live: BTreeMap<(usize, String, usize), u32>,
     pub dropped: u64,
     pub expired: u64,
+    /// A commit failed in a process that went on.
+    pub store_failed: bool,
     pub broken: Option<Broken>,
 }
 
@@ -101,14 +104,12 @@ impl Ledger {
 
     /// Whether its ack may leave only after a sync.
     fn must_be_durable(&self, uid: u32) -> bool {
-        let asked = self.messages[uid as usize].contract;
-        let mut strongest = asked;
-        let mut disk = self.messages[uid as usize].retain;
-        for q in self.captures(uid).filter(|q| q.overflow != Overflow::DropNewest) {
-            strongest = strongest.max(q.contract);
-            disk |= q.storage == Storage::Disk;
-        }
-        disk && strongest >= Contract::Disk
+        // A queue that drops the newest (or bulk for an alarm) may not have taken it; what was asked for holds even then.
+        let asked = self.messages[uid as usize].contract >= Contract::Disk;
+        let by_queue = |q: &QueueSettings| {
+            q.storage == Storage::Disk && q.contract >= Contract::Disk && q.overflow == Overflow::Reject
+        };
+        asked || self.captures(uid).any(by_queue)
     }
 
     /// A broker lets an acknowledgement go; `durable` says which messages its disk holds.
@@ -118,7 +119,7 @@ impl Ledger {
         }
         let needs = self.must_be_durable(uid);
         let has = durable.contains(&uid);
-        if needs && !has && self.captures(uid).all(|q| q.overflow != Overflow::DropNewest) {
+        if needs && !has {
             self.fail("acknowledged means kept: no ack before the sync", format!("message {uid}, {outcome:?}"));
         }
         let kept = Kept {
@@ -137,7 +138,7 @@ impl Ledger {
             return;
         };
         let disk = m.retain || self.captures(seen.uid).any(|q| q.storage == Storage::Disk);
-        let all_disk = self.captures(seen.uid).all(|q| q.storage == Storage::Disk && q.overflow != Overflow::DropNewest);
+        let all_disk = self.captures(seen.uid).all(|q| q.storage == Storage::Disk);
         if disk && all_disk && seen.seq > 0 && !durable.contains(&seen.uid) {
             self.fail("nothing is seen before it is durable", format!("message {} at {}", seen.uid, seen.seq));
         }
@@ -149,7 +150,8 @@ impl Ledger {
         let same = m.channel == seen.channel && payload(seen.uid, m.size) == seen.bytes;
         let lane = m.priority == seen.lane;
         if !same || !lane {
-            let detail = format!("message {} on {:?} lane {}, {} bytes", seen.uid, seen.channel, seen.lane, seen.bytes.len());
+            let detail =
+                format!("message {} on {:?} lane {}, {} bytes", seen.uid, seen.channel, seen.lane, seen.bytes.len());
             self.fail("what is delivered is what was published", detail);
         }
         same
@@ -202,12 +204,21 @@ impl Ledger {
     }
 
     /// A subscriber of a filter got a message.
-    pub fn heard(&mut self, host: usize, filter: &str, seen: &Seen) {
+    pub fn heard(&mut self, link: usize, host: usize, filter: &str, seen: &Seen) {
         if !self.same(seen) {
             return;
         }
         if !matches(filter, &seen.channel) {
             self.fail("delivery only to matching filters", format!("{filter:?} heard {:?}", seen.channel));
+        }
+        let m = &self.messages[seen.uid as usize];
+        if seen.flags & item_flag::RETAINED == 0 && m.delay_ms == 0 && self.fates[seen.uid as usize].sends == 1 {
+            let stream = (link, seen.channel.clone(), m.publisher);
+            let before = self.live.insert(stream, seen.uid);
+            if before.is_some_and(|before| before >= seen.uid) {
+                let detail = format!("{:?}: message {} after {before:?}", seen.channel, seen.uid);
+                self.fail("a subscriber hears a publisher in order", detail);
+            }
         }
         if seen.flags & item_flag::HAS_OFFSET != 0 {
             let place = (host, seen.epoch, seen.channel.clone(), seen.offset);
@@ -259,7 +270,10 @@ impl Ledger {
             match (droppable, mortal) {
                 (_, true) => drop(expired.insert((uid, key))),
                 (true, _) => drop(dropped.insert((uid, key.1))),
-                _ => self.fail("no acknowledged message is lost", format!("message {uid} for {key:?}, {:?}", self.fates[uid as usize])),
+                _ => self.fail(
+                    "no acknowledged message is lost",
+                    format!("message {uid} for {key:?}, {:?}", self.fates[uid as usize]),
+                ),
             }
         }
         if dropped.len() as u64 > self.dropped {
@@ -287,6 +301,13 @@ impl Ledger {
         for ((host, queue, epoch, lane, seq), uid) in &self.places {
             let m = &self.messages[*uid as usize];
             if queue.starts_with("$dead/") || self.may_repeat(*uid) {
+                continue;
+            }
+            let memory = self.queues[*host].iter().any(|q| q.name == *queue && q.storage == Storage::Memory);
+            let mixed = memory && (m.retain || self.captures(*uid).any(|q| q.storage == Storage::Disk));
+            let dropping = |q: &QueueSettings| q.storage == Storage::Disk && q.overflow != Overflow::Reject;
+            if mixed && (self.store_failed || self.captures(*uid).any(dropping)) {
+                // The disk alone failed or dropped it: the second copy is the one that was asked for.
                 continue;
             }
             if let Some(first) = copies.insert((*host, queue, *epoch, *uid), *seq) {

@@ -5,5 +5,6 @@ mod crash;
 mod live;
 mod publishing;
 mod review;
+mod simulated;
 mod storage;
 mod world;
