@@ -5,8 +5,9 @@ use crate::model::{MountId, Position, Priority, QueueId, Wall};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// Version of everything this module describes; stored in [`META_FORMAT`].
-pub const FORMAT: u32 = 1;
+/// Version of everything this module describes; stored in [`META_FORMAT`]. 1 had blocks without checksums and was never
+/// released.
+pub const FORMAT: u32 = 2;
 /// Meta row: the format's version, u32 big-endian.
 pub const META_FORMAT: &[u8] = b"format";
 /// Meta row: the last position applied, u64 big-endian; written in every transaction.
@@ -15,6 +16,8 @@ pub const META_APPLIED: &[u8] = b"applied";
 pub const META_CLOCK: &[u8] = b"clock";
 /// Meta row: there while the broker is down after an orderly stop.
 pub const META_STOPPED: &[u8] = b"stopped";
+/// Meta row: times at which the clock was set, postcard `schedule::Leaps`.
+pub const META_LEAPS: &[u8] = b"leaps";
 /// Meta row: the next queue and body numbers, postcard [`Counters`].
 pub const META_COUNTERS: &[u8] = b"counters";
 
