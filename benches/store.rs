@@ -17,17 +17,32 @@ const QUEUE: QueueKey = QueueKey { mount: MountId(0), queue: QueueId(1) };
 fn main() {
     let measure = std::env::args().any(|a| a == "--bench");
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    for batch in [1, 10, 100, 800, 10_000] {
-        let messages = if measure { (batch * 600).clamp(600, 400_000) } else { batch * 3 };
-        let data = folder.path().join(format!("batch-{batch}"));
-        run(&data, batch, messages, Load::Fill);
-        std::fs::remove_dir_all(data).unwrap();
+    for journal in [true, false] {
+        println!("{} a journal", if journal { "with" } else { "without" });
+        let options = options(journal);
+        for batch in [1, 10, 50, 100, 200, 300, 400, 800, 10_000] {
+            let messages = if measure { (batch * 3_000).clamp(600, 400_000) } else { batch * 3 };
+            let data = folder.path().join(format!("batch-{batch}"));
+            run(&data, &options, batch, messages, Load::Fill);
+            std::fs::remove_dir_all(data).unwrap();
+        }
+        for batch in [1, 800] {
+            let messages = if measure { batch * 1_200 } else { batch * 5 };
+            println!("consumed as fast:");
+            let data = folder.path().join("drained");
+            run(&data, &options, batch, messages, Load::Drain);
+            std::fs::remove_dir_all(data).unwrap();
+        }
+        let messages = if measure { 1_000_000 } else { 4_000 };
+        let data = folder.path().join(format!("queued-{journal}"));
+        run(&data, &options, 800, messages, Load::FillAndKill);
+        reopen(&data, &options, messages);
     }
-    let messages = if measure { 1_000_000 } else { 4_000 };
-    let data = folder.path().join("queued");
-    run(&data, 800, messages, Load::FillAndKill);
-    reopen(&data, messages);
-    run(&folder.path().join("drained"), 800, messages, Load::Drain);
+}
+
+fn options(journal: bool) -> OpenOptions {
+    let journal_bytes = if journal { OpenOptions::default().journal_bytes } else { 0 };
+    OpenOptions { journal_bytes, random: 1, ..OpenOptions::default() }
 }
 
 /// What happens besides appending.
@@ -37,13 +52,14 @@ enum Load {
     Fill,
     /// In the end the file is copied as a killed process would leave it.
     FillAndKill,
-    /// Consumers keep up: no more than 8,000 messages stay.
+    /// Consumers keep up: no more than ten batches stay.
     Drain,
 }
 
 /// Appends messages in batches of one size.
-fn run(data: &Path, batch: usize, messages: usize, load: Load) {
-    let mut store = open(data, &OpenOptions::default()).unwrap().store;
+fn run(data: &Path, options: &OpenOptions, batch: usize, messages: usize, load: Load) {
+    let mut store = open(data, options).unwrap().store;
+    let made = store.traffic().written_bytes.load(std::sync::atomic::Ordering::Relaxed);
     let commits = messages / batch;
     let record = [7u8; MESSAGE_BYTES];
     let mut seq = 1;
@@ -62,7 +78,7 @@ fn run(data: &Path, batch: usize, messages: usize, load: Load) {
             seq += 1;
         }
         append(&mut ops, first, block);
-        let head = if load == Load::Drain { seq.saturating_sub(8_000).max(1) } else { 1 };
+        let head = if load == Load::Drain { seq.saturating_sub(10 * batch as u64).max(1) } else { 1 };
         if head > 1 {
             ops.push(Op::Trim { queue: QUEUE, lane: Priority::default(), below: head });
         }
@@ -80,14 +96,16 @@ fn run(data: &Path, batch: usize, messages: usize, load: Load) {
         store.commit(&[Batch { position: Position(n), ops }]).unwrap();
         slowest = slowest.max(began.elapsed());
     }
+    let unfolded = store.unfolded_bytes();
     let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_time() - cpu);
     let (user, system) = (cpu.0, cpu.1);
     let traffic = store.traffic();
-    let written = traffic.written_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    // The journal's making is not the messages'.
+    let written = traffic.written_bytes.load(std::sync::atomic::Ordering::Relaxed) - made;
     let total = (commits * batch) as f64;
     println!(
         "batch {batch:>6}: {:>8.0} commits/s {:>9.0} messages/s {:>7.0} B written a message, {:.2} us user + {:.2} us \
-         system a message, slowest {slowest:?}, most resident {} KiB, file {} KiB",
+         system a message, slowest {slowest:?}, most resident {} KiB, file {} KiB, unfolded {unfolded} B",
         commits as f64 / seconds,
         total / seconds,
         written as f64 / total,
@@ -100,7 +118,10 @@ fn run(data: &Path, batch: usize, messages: usize, load: Load) {
         // Never closed: the lock goes with a duplicate folder, as a copy of the files is what is opened next.
         let copy = data.with_extension("killed");
         std::fs::create_dir(&copy).unwrap();
-        std::fs::copy(data.join("store.redb"), copy.join("store.redb")).unwrap();
+        for file in std::fs::read_dir(data).unwrap() {
+            let name = file.unwrap().file_name();
+            std::fs::copy(data.join(&name), copy.join(&name)).unwrap();
+        }
     }
 }
 
@@ -115,10 +136,10 @@ fn append(ops: &mut Vec<Op>, first: u64, block: BlockWriter) {
 }
 
 /// Time to open, killed and closed, and to read everything once.
-fn reopen(data: &Path, messages: usize) {
+fn reopen(data: &Path, options: &OpenOptions, messages: usize) {
     for (what, folder) in [("killed", data.with_extension("killed")), ("closed", data.to_owned())] {
         let start = Instant::now();
-        let opened = open(&folder, &OpenOptions::default()).unwrap();
+        let opened = open(&folder, options).unwrap();
         let took = start.elapsed();
         let reader = opened.store.reader();
         let (mut from, mut count) = (1, 0);

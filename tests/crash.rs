@@ -1,4 +1,5 @@
-//! Cuts the power at every sync and every write of a store's life: what was reported as committed is there, whole.
+//! Cuts the power at every sync and every write of a store's life, of its database and its journal: what was reported as
+//! committed is there, whole.
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -8,27 +9,42 @@ mod workload;
 use std::sync::Arc;
 use tidegate::model::Position;
 use tidegate::store::testing::{FaultyDisk, Lost};
-use tidegate::store::{Batch, MemoryStore, OpenOptions, Store, StoreError, open_on};
+use tidegate::store::{
+    Batch, JOURNAL_NAME, JournaledStore, MemoryStore, OpenOptions, STORE_NAME, Store, StoreError, open_on,
+};
 use workload::{Workload, assert_same_as_rows, marked, queue};
 
 /// Transactions of a run.
 const COMMITS: usize = 24;
 
+/// Sizes of journals: none, one that is folded at every third commit, one that takes several times that.
+const JOURNALS: [u64; 3] = [0, 64 << 10, 320 << 10];
+
 struct Run {
     transactions: Vec<Vec<Batch>>,
+    journal_bytes: u64,
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, journal_bytes: u64) -> Self {
         let mut work = Workload::new(seed);
-        Self { transactions: (0..COMMITS).map(|_| work.batches()).collect() }
+        Self { transactions: (0..COMMITS).map(|_| work.batches()).collect(), journal_bytes }
+    }
+
+    fn options(&self) -> OpenOptions {
+        OpenOptions { journal_bytes: self.journal_bytes, random: 3, ..OpenOptions::default() }
+    }
+
+    fn open(&self, disk: &FaultyDisk) -> Result<JournaledStore, StoreError> {
+        let opened = open_on(Arc::new(disk.clone()), &self.options())?;
+        assert!(opened.findings.iter().all(|f| !f.is_loss()), "{:?}", opened.findings);
+        Ok(opened.store)
     }
 
     /// Runs until the end or the first error; the last position reported as committed.
     fn go(&self, disk: &FaultyDisk, after: Position) -> Position {
         let mut acked = after;
-        let Ok(opened) = open_on(Arc::new(disk.clone()), &OpenOptions::default()) else { return acked };
-        let mut store = opened.store;
+        let Ok(mut store) = self.open(disk) else { return acked };
         for transaction in self.transactions.iter().filter(|t| t[0].position > after) {
             match store.commit(transaction) {
                 Ok(done) => {
@@ -58,13 +74,13 @@ impl Run {
 
     /// Opens what is left and says what is wrong with it.
     fn verify(&self, disk: &FaultyDisk, acked: Position) -> Result<Position, String> {
-        let opened = open_on(Arc::new(disk.clone()), &OpenOptions::default()).map_err(|e| e.to_string())?;
-        let at = opened.store.applied();
+        let store = self.open(disk).map_err(|e| e.to_string())?;
+        let at = store.applied();
         if at < acked {
-            return Err(format!("{acked:?} was reported, {at:?} is there; {:?}", opened.findings));
+            return Err(format!("{acked:?} was reported, {at:?} is there"));
         }
         let model = self.model(at).ok_or_else(|| format!("{at:?} is in the middle of a transaction"))?;
-        let (reader, wanted) = (opened.store.reader(), model.reader());
+        let (reader, wanted) = (store.reader(), model.reader());
         if marked(reader.as_ref(), b"first") != at.0 || marked(reader.as_ref(), b"last") != at.0 {
             return Err(format!("the rows of {at:?} are half there"));
         }
@@ -82,23 +98,31 @@ fn whole_run(run: &Run) -> (u64, u64) {
 
 #[test]
 fn whatever_was_reported_is_there_after_a_cut_at_any_sync() {
-    let run = Run::new(1);
-    let (syncs, _) = whole_run(&run);
-    assert!(syncs as usize >= COMMITS, "one sync a transaction at least");
-    for n in 0..syncs {
-        for lost in [Lost::All, Lost::None, Lost::Some(n), Lost::Some(n + 1_000), Lost::Torn(n)] {
-            cut_and_verify(&run, |disk| disk.cut_at_sync(n), lost, &format!("sync {n}, {lost:?}"));
+    for journal in JOURNALS {
+        let run = Run::new(1, journal);
+        let (syncs, _) = whole_run(&run);
+        assert!(syncs as usize >= COMMITS, "one sync a transaction at least");
+        let kept = [Lost::Only(STORE_NAME), Lost::Only(JOURNAL_NAME)];
+        for n in 0..syncs {
+            for lost in [Lost::All, Lost::None, Lost::Some(n), Lost::Torn(n), kept[n as usize % 2]] {
+                let what = format!("journal {journal}, sync {n}, {lost:?}");
+                cut_and_verify(&run, |disk| disk.cut_at_sync(n), lost, &what);
+            }
         }
     }
 }
 
 #[test]
 fn whatever_was_reported_is_there_after_a_cut_at_any_write() {
-    let run = Run::new(2);
-    let (_, writes) = whole_run(&run);
-    for n in 0..writes {
-        let lost = [Lost::All, Lost::None, Lost::Some(n), Lost::Torn(n)][(n % 4) as usize];
-        cut_and_verify(&run, |disk| disk.cut_at_write(n), lost, &format!("write {n}, {lost:?}"));
+    for journal in JOURNALS {
+        let run = Run::new(2, journal);
+        let (_, writes) = whole_run(&run);
+        let kept = [Lost::Only(STORE_NAME), Lost::Only(JOURNAL_NAME)];
+        for n in 0..writes {
+            let lost = [Lost::All, Lost::None, Lost::Some(n), Lost::Torn(n), kept[0], kept[1]][(n % 6) as usize];
+            let what = format!("journal {journal}, write {n}, {lost:?}");
+            cut_and_verify(&run, |disk| disk.cut_at_write(n), lost, &what);
+        }
     }
 }
 
@@ -120,15 +144,15 @@ fn cut_and_verify(run: &Run, cut: impl Fn(&FaultyDisk), lost: Lost, what: &str) 
 
 #[test]
 fn a_cut_while_the_store_is_being_repaired_loses_nothing() {
-    let run = Run::new(3);
-    for seed in 0..12 {
-        for n in 0..4 {
+    for (seed, journal) in (0..12).zip(JOURNALS.into_iter().cycle()) {
+        let run = Run::new(3, journal);
+        for n in 0..6 {
             let disk = FaultyDisk::new();
             disk.cut_at_sync(10 + seed);
             let acked = run.go(&disk, Position(0));
             disk.power_on(Lost::Torn(seed));
             disk.cut_at_sync(n);
-            let _ = open_on(Arc::new(disk.clone()), &OpenOptions::default());
+            let _ = run.open(&disk);
             disk.cut();
             disk.power_on(Lost::Torn(seed + 100));
             run.verify(&disk, acked).unwrap_or_else(|e| panic!("seed {seed}, sync {n}: {e}"));
@@ -139,32 +163,36 @@ fn a_cut_while_the_store_is_being_repaired_loses_nothing() {
 /// The control: with a disk that lies about syncs the same test must find losses.
 #[test]
 fn the_crash_test_finds_a_disk_that_lies() {
-    let run = Run::new(1);
-    let (syncs, _) = whole_run(&run);
-    let mut found = 0;
-    for n in (4..syncs).step_by(5) {
-        for lost in [Lost::All, Lost::Some(n), Lost::Torn(n)] {
-            let disk = FaultyDisk::new();
-            disk.lie_about_sync(true);
-            disk.cut_at_sync(n);
-            let acked = run.go(&disk, Position(0));
-            disk.lie_about_sync(false);
-            disk.power_on(lost);
-            let verified = std::panic::catch_unwind(|| run.verify(&disk, acked));
-            if acked > Position(0) && !matches!(verified, Ok(Ok(_))) {
-                found += 1;
+    for journal in JOURNALS {
+        let run = Run::new(1, journal);
+        let (syncs, _) = whole_run(&run);
+        let mut found = 0;
+        for n in (4..syncs).step_by(5) {
+            for lost in [Lost::All, Lost::Some(n), Lost::Torn(n)] {
+                let disk = FaultyDisk::new();
+                // What opening writes is durable: it is the commits that are lied about.
+                drop(run.open(&disk).unwrap());
+                disk.lie_about_sync(true);
+                disk.cut_at_sync(n);
+                let acked = run.go(&disk, Position(0));
+                disk.lie_about_sync(false);
+                disk.power_on(lost);
+                let verified = std::panic::catch_unwind(|| run.verify(&disk, acked));
+                if acked > Position(0) && !matches!(verified, Ok(Ok(_))) {
+                    found += 1;
+                }
             }
         }
+        assert!(found > 5, "journal {journal}: only {found} losses found");
     }
-    assert!(found > 5, "only {found} losses found");
 }
 
 #[test]
 fn a_full_disk_is_told_as_such_and_nothing_is_lost() {
-    let run = Run::new(4);
-    for space in (0..600_000).step_by(60_000) {
+    for (n, space) in (0..600_000).step_by(40_000).enumerate() {
+        let run = Run::new(4, JOURNALS[n % 3]);
         let disk = FaultyDisk::new();
-        let mut store = open_on(Arc::new(disk.clone()), &OpenOptions::default()).unwrap().store;
+        let mut store = run.open(&disk).unwrap();
         disk.set_space(Some(space));
         let mut acked = Position(0);
         let mut failed = false;
@@ -189,9 +217,14 @@ fn a_full_disk_is_told_as_such_and_nothing_is_lost() {
 
 #[test]
 fn an_error_of_the_disk_latches_and_reopening_finds_everything() {
-    let run = Run::new(5);
+    for journal in JOURNALS {
+        latches(&Run::new(5, journal));
+    }
+}
+
+fn latches(run: &Run) {
     let disk = FaultyDisk::new();
-    let mut store = open_on(Arc::new(disk.clone()), &OpenOptions::default()).unwrap().store;
+    let mut store = run.open(&disk).unwrap();
     let acked = store.commit(&run.transactions[0]).unwrap().position;
     disk.fail_writes(true);
     assert!(matches!(store.commit(&run.transactions[1]), Err(StoreError::Io(_))));
@@ -199,6 +232,6 @@ fn an_error_of_the_disk_latches_and_reopening_finds_everything() {
     assert!(store.commit(&run.transactions[1]).is_err(), "the handle must be opened anew");
     drop(store);
     run.verify(&disk, acked).unwrap();
-    let reader = open_on(Arc::new(disk), &OpenOptions::default()).unwrap().store.reader();
+    let reader = run.open(&disk).unwrap().reader();
     assert!(reader.page(queue(1), tidegate::model::Priority::MAX, 1, 1).is_err(), "a reader of a closed store says so");
 }

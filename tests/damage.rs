@@ -17,7 +17,9 @@ use tidegate::store::{
 };
 use workload::{Workload, assert_same_as_rows, marked};
 
-const OPTIONS: OpenOptions = OpenOptions { cache_bytes: 4 << 20, verify: true, now: Wall(1_763_726_613_000) };
+/// Without a journal: `tests/journal.rs` damages that.
+const OPTIONS: OpenOptions =
+    OpenOptions { cache_bytes: 4 << 20, verify: true, now: Wall(1_763_726_613_000), journal_bytes: 0, random: 0 };
 const ASIDE: &str = "store.redb.damaged-20251121T120333Z";
 
 /// A store with a history, and what it holds.

@@ -6,12 +6,13 @@
 mod workload;
 
 use bytes::Bytes;
+use std::sync::Arc;
 use tidegate::model::{Position, Priority, Wall};
 use tidegate::store::block::BlockWriter;
 use tidegate::store::encoding::{decode, encode};
 use tidegate::store::schema::{LaneRow, QueueRow, encode as encode_row, queue_key};
 use tidegate::store::testing::{FaultyDisk, Lost};
-use tidegate::store::{Batch, MemoryStore, Op, RedbStore, Store, Table};
+use tidegate::store::{Batch, JournaledStore, MemoryStore, Op, OpenOptions, RedbStore, Store, Table, open_on};
 use workload::{Workload, assert_same, messages, queue};
 
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
@@ -19,20 +20,35 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 #[test]
 fn the_store_on_disk_does_what_the_one_in_memory_does() {
     for seed in 0..20 {
-        lockstep(seed);
+        lockstep(seed, 0);
     }
 }
 
+#[test]
+fn the_store_with_a_journal_does_what_the_one_in_memory_does() {
+    for seed in 100..130 {
+        // From one that is folded at every other commit to one that takes a whole run.
+        lockstep(seed, [16 << 10, 64 << 10, 256 << 10, 4 << 20][seed as usize % 4]);
+    }
+}
+
+fn open(disk: &FaultyDisk, journal_bytes: u64) -> JournaledStore {
+    let options = OpenOptions { journal_bytes, random: 7, ..OpenOptions::default() };
+    let opened = open_on(Arc::new(disk.clone()), &options).unwrap();
+    assert!(opened.findings.iter().all(|f| !f.is_loss()), "{:?}", opened.findings);
+    opened.store
+}
+
 /// To replay a failure, call it with the seed that is printed.
-fn lockstep(seed: u64) {
+fn lockstep(seed: u64, journal_bytes: u64) {
     let _note = Note(seed);
     let disk = FaultyDisk::new();
-    let mut redb = RedbStore::open(&disk, "store.redb", CACHE_BYTES).unwrap().store;
+    let mut store = open(&disk, journal_bytes);
     let mut memory = MemoryStore::new();
     let mut work = Workload::new(seed);
     for round in 0..60 {
         let batches = work.batches();
-        let a = redb.commit(&batches).unwrap();
+        let a = store.commit(&batches).unwrap();
         // What was encoded and decoded does the same: that is how the journal will bring it.
         let decoded: Vec<Batch> = batches.iter().map(|b| decode(&encode(b)).unwrap()).collect();
         assert!(decoded == batches);
@@ -40,30 +56,35 @@ fn lockstep(seed: u64) {
         assert_eq!((a.position, &a.conflicts), (b.position, &b.conflicts), "seed {seed} round {round}");
         work.learn(&batches, &a.conflicts);
         if work.chance(8) {
-            redb.tidy().unwrap();
+            store.tidy().unwrap();
         }
         if work.chance(10) {
             // Half the time closed, half the time killed; what was committed is there either way.
             if work.chance(2) {
                 disk.cut();
             }
-            drop(redb);
+            drop(store);
             disk.power_on(Lost::Some(seed));
-            redb = RedbStore::open(&disk, "store.redb", CACHE_BYTES).unwrap().store;
-            assert_eq!(redb.applied(), a.position);
+            store = open(&disk, journal_bytes);
+            assert_eq!(store.applied(), a.position);
         }
         if work.chance(6) {
-            assert_same(&work, redb.reader().as_ref(), memory.reader().as_ref());
+            assert_same(&work, store.reader().as_ref(), memory.reader().as_ref());
         }
     }
-    assert_same(&work, redb.reader().as_ref(), memory.reader().as_ref());
+    assert_same(&work, store.reader().as_ref(), memory.reader().as_ref());
     // Everything trimmed: nothing stays.
+    // A change of its size, or doing without, changes nothing else.
+    drop(store);
+    let mut store = open(&disk, 128 << 10);
+    assert_same(&work, store.reader().as_ref(), memory.reader().as_ref());
     let batches = work.trim_all();
-    redb.commit(&batches).unwrap();
+    store.commit(&batches).unwrap();
     memory.commit(&batches).unwrap();
-    while redb.tidy().unwrap() {}
-    assert_same(&work, redb.reader().as_ref(), memory.reader().as_ref());
-    assert_eq!((redb.bodies(), memory.bodies()), (0, 0), "seed {seed}: bodies without a reference");
+    store.fold().unwrap();
+    while store.tidy().unwrap() {}
+    assert_same(&work, store.reader().as_ref(), memory.reader().as_ref());
+    assert_eq!((store.bodies(), memory.bodies()), (0, 0), "seed {seed}: bodies without a reference");
 }
 
 /// Prints the seed when a test fails.

@@ -10,7 +10,7 @@ use crate::store::schema::{self, META_CLOCK, META_COUNTERS, META_STOPPED};
 use crate::store::{Batch, Block, Committed, Op, QueueKey, ReadRequest, Table};
 use crate::wire::{DeliverItem, FrameType, PublishAck, PublishNack, item_flag};
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// One store as the broker sees it: what is durable, what is under way, what gathers.
@@ -41,11 +41,11 @@ struct Gathering {
     bytes: usize,
     messages: u32,
     blocks: hashbrown::HashMap<(usize, Priority), OpenBlock>,
-    lanes: HashSet<(usize, Priority)>,
+    lanes: BTreeSet<(usize, Priority)>,
     /// How far each lane was trimmed: a later trim says all that an earlier one did.
     trims: BTreeMap<(QueueKey, Priority), u64>,
     ids: Vec<u8>,
-    channels: HashSet<(usize, Box<str>)>,
+    channels: BTreeSet<(usize, Box<str>)>,
     fanout: Fanout,
     publishers: Vec<(ConnId, u32)>,
     /// Since when a publish waits.
@@ -292,7 +292,9 @@ impl Broker {
             Volume::Disk => disk,
             Volume::Memory => memory,
         };
-        let open: Vec<(usize, Priority)> = v.gathering.blocks.keys().copied().collect();
+        let mut open: Vec<(usize, Priority)> = v.gathering.blocks.keys().copied().collect();
+        // The bytes on disk are a function of what happened, not of the order of a hash.
+        open.sort_unstable();
         for (queue, lane) in open {
             v.seal(mount, queue, lane);
         }
@@ -455,7 +457,7 @@ impl VolumeState {
             return;
         }
         let g = &mut self.gathering;
-        for (queue, channel) in g.channels.drain() {
+        for (queue, channel) in std::mem::take(&mut g.channels) {
             let q = &mount.queues[queue];
             if let Some(row) = q.channels.get(&channel) {
                 let key = schema::named_key(q.key, &channel);

@@ -68,7 +68,7 @@ const DELIVER_BYTES_GOAL: usize = 32 * 1_024;
 /// Reads for subscriptions and histories of a session under way before it is not read from.
 const PRIMES_MAX: u32 = 16;
 /// Control frames a peer may leave unread before it is not read from, in bytes.
-const CONTROL_BYTES_MAX: usize = 256 * 1_024;
+pub(super) const CONTROL_BYTES_MAX: usize = 256 * 1_024;
 /// Heartbeats in which a peer may take nothing of as many control frames as may wait.
 const UNREAD_PINGS_MAX: u8 = 3;
 /// Milliseconds a refused connection is told to wait.
@@ -109,7 +109,7 @@ impl Broker {
     pub(super) fn handle_closed(&mut self, conn: ConnId) {
         let Some(mut gone) = self.conns.remove(&conn) else { return };
         self.timers.remove(Timer::Session(conn));
-        for (id, stream) in gone.session.streams.drain() {
+        for (id, stream) in std::mem::take(&mut gone.session.streams) {
             self.end_stream(conn, id, stream, false);
         }
     }
@@ -372,7 +372,7 @@ impl Broker {
         }
         let streams_max = self.settings.limits.streams_max as usize;
         // Requests to answer come on streams of the broker's: others open them, and they take none of the client's own.
-        let own = |streams: &std::collections::HashMap<u32, Stream>| {
+        let own = |streams: &std::collections::BTreeMap<u32, Stream>| {
             streams.keys().filter(|id| *id & BROKER_STREAM == 0).count()
         };
         if c.session.streams.len() >= streams_max && own(&c.session.streams) >= streams_max {
@@ -410,7 +410,7 @@ impl Broker {
         c.session.close(self.now.mono);
         c.session.partial = Vec::new();
         c.told_end = true;
-        let streams: Vec<(u32, Stream)> = c.session.streams.drain().collect();
+        let streams = std::mem::take(&mut c.session.streams);
         for (id, stream) in streams {
             self.end_stream(conn, id, stream, false);
         }

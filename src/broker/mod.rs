@@ -20,10 +20,12 @@ mod publish;
 mod request;
 mod storage;
 mod subscribe;
+mod usage;
 
 pub use crate::model::Volume;
 pub use crate::observe::Counters;
 pub use event::{Effect, Event, Peer, Transmit};
+pub use usage::{Usage, Whose};
 
 use crate::config::Settings;
 use crate::model::{ConnId, Epoch, Mono, Now, Wall};
@@ -315,6 +317,13 @@ impl Broker {
         }
     }
 
+    /// All connections in the order they came: what is done to each must not hang on the order of a hash.
+    fn conns_in_order(&self) -> Vec<ConnId> {
+        let mut all: Vec<ConnId> = self.conns.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
     fn handle_stop(&mut self, deadline: Mono) {
         if self.stopping.is_some() {
             self.stopped = true;
@@ -323,7 +332,7 @@ impl Broker {
         self.stopping = Some(deadline);
         self.timers.set(Timer::Stop, deadline);
         let ms = deadline.ms_since(self.now.mono).min(u64::from(u32::MAX)) as u32;
-        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        let conns = self.conns_in_order();
         log::info!("stopping: {} connections, {} bytes to commit", conns.len(), self.disk.pending_bytes());
         for conn in conns {
             self.send_goaway(conn, ms);
@@ -341,8 +350,7 @@ impl Broker {
                 self.flush_if_due();
                 return;
             }
-            let open: Vec<ConnId> = self.conns.keys().copied().collect();
-            for conn in open {
+            for conn in self.conns_in_order() {
                 self.close(conn, crate::wire::Code::ShuttingDown, "the broker is stopping");
             }
             self.stopped = self.conns.is_empty();

@@ -2,7 +2,7 @@
 
 use super::Broker;
 use super::{Effect, Timer, Waiting, load};
-use crate::model::{ConnId, Position, Priority, Volume};
+use crate::model::{Position, Priority, Volume};
 use crate::session::Publisher;
 use crate::store::{Reader, StoreError};
 use crate::wire::Code;
@@ -82,7 +82,7 @@ impl Broker {
         let file_full = s.file_bytes_max > 0 && file >= s.file_bytes_max && held * 4 >= s.file_bytes_max * 3;
         // What left the queues left room in the file, which does not shrink. On a disk that is all but full it does not count:
         // some file systems need space even to write what is there again.
-        let kept = held.saturating_add(held / 2).saturating_add(FILE_BYTES_MIN);
+        let kept = held.saturating_add(held / 2).saturating_add(FILE_BYTES_MIN + s.journal_bytes);
         let inside = if free >= s.free_low_bytes / 4 { file.saturating_sub(kept) } else { 0 };
         let room = free.saturating_add(inside);
         let reserve = if self.health.spent { s.reserve_bytes } else { 0 };
@@ -127,8 +127,7 @@ impl Broker {
         }
         let mut durable = [Position(u64::MAX); 2];
         durable[Publisher::slot(Volume::Disk)] = self.disk.durable;
-        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
-        for conn in conns {
+        for conn in self.conns_in_order() {
             let mut streams = Vec::new();
             if let Some(c) = self.conns.get_mut(&conn) {
                 for (stream, publisher) in &mut c.session.publishers {
@@ -158,10 +157,10 @@ impl Broker {
                 return;
             }
         };
-        let with_streams: Vec<ConnId> =
-            self.conns.iter().filter(|(_, c)| !c.session.streams.is_empty()).map(|(id, _)| *id).collect();
-        for conn in with_streams {
-            self.fail(conn, Code::StorageFailed, "the store was opened anew: connect again");
+        for conn in self.conns_in_order() {
+            if self.conns.get(&conn).is_some_and(|c| !c.session.streams.is_empty()) {
+                self.fail(conn, Code::StorageFailed, "the store was opened anew: connect again");
+            }
         }
         // What was read names queues by their old places: who asked is told that it failed, or asks again.
         let mut reads: Vec<(u64, Waiting)> = self.reads.drain().collect();

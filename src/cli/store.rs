@@ -71,13 +71,18 @@ impl Store {
                         "folder": folder, "whole": report.problems.is_empty(), "closed": report.closed,
                         "file_bytes": report.file_bytes, "position": report.position.0, "queues": report.queues,
                         "blocks": report.blocks, "messages": report.messages, "rows": report.rows,
-                        "bodies": report.bodies, "problems": report.problems,
+                        "bodies": report.bodies, "journal_bytes": report.journal_bytes,
+                        "unfolded": report.unfolded, "problems": report.problems,
                     }))?;
                 } else {
                     for problem in &report.problems {
                         output::line(problem)?;
                     }
                     let how = if report.closed { "closed in order" } else { "not closed: the next start repairs it" };
+                    if report.unfolded > 0 {
+                        let commits = show_count(report.unfolded);
+                        output::line(format!("{commits} commits are in the journal and not yet in the database"))?;
+                    }
                     output::line(format!(
                         "{}, {} messages in {} queues, {how}",
                         show_bytes(report.file_bytes),

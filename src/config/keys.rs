@@ -225,6 +225,7 @@ pub(super) const SETTINGS: &[Key<Settings>] = &[
     live("store.batch", number!(Bytes, 4 * KIB, 64 * MIB, store.batch_bytes: u32)),
     live("store.linger", number!(Micros, 0, 1_000_000, store.linger_us: u32)),
     fixed("store.cache", number!(Bytes, MIB, GIB, store.cache_bytes: u32)),
+    fixed("store.journal", number!(Bytes, 256 * KIB, 16 * MIB, store.journal_bytes: u64, none = 0)),
     fixed("store.tail", number!(Bytes, 0, GIB, store.tail_bytes: u32)),
     live("store.pending", number!(Bytes, 64 * KIB, GIB, store.pending_bytes_max: u32)),
     live("store.free_low", number!(Bytes, 0, TIB, store.free_low_bytes: u64)),

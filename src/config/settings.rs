@@ -79,6 +79,8 @@ pub struct StoreSettings {
     pub linger_us: u32,
     /// redb's page cache, in bytes.
     pub cache_bytes: u32,
+    /// Size of the journal in front of the database, in bytes; 0 does without one.
+    pub journal_bytes: u64,
     /// Recent messages kept in memory for live readers, in bytes.
     pub tail_bytes: u32,
     /// Accepted but not yet committed, in bytes; beyond it sessions are not read from.
@@ -248,6 +250,7 @@ impl Default for StoreSettings {
             batch_bytes: 256 * 1_024,
             linger_us: 2_000,
             cache_bytes: 4 * MIB as u32,
+            journal_bytes: 4 * MIB,
             tail_bytes: 2 * MIB as u32,
             pending_bytes_max: 8 * MIB as u32,
             free_low_bytes: 64 * MIB,

@@ -78,7 +78,7 @@ const MISTAKES: &[(&str, &str)] = &[
     // shapes
     (
         "store: 5\n",
-        "t.yaml:1:1: store: found `5`; expected a map of batch, linger, cache, tail, pending, free_low, free_high, file, reserve, alarm_priority, ack_linger, dedupe",
+        "t.yaml:1:1: store: found `5`; expected a map of batch, linger, cache, journal, tail, pending, free_low, free_high, file, reserve, alarm_priority, ack_linger, dedupe",
     ),
     (
         "store:\n  batch:\n",

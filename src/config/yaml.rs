@@ -63,11 +63,22 @@ pub(super) fn parse(text: &str, mistakes: &mut Vec<Mistake>) -> Option<Node> {
     let mut reader = Reader { parser: Parser::new_from_str(text), mistakes };
     match reader.document() {
         Ok(node) => Some(node),
-        Err(mistake) => {
+        Err(mut mistake) => {
+            // At the end of a file without a last line break the parser counts one line too many.
+            let last = last_line(text);
+            if mistake.pos.line > last {
+                mistake.pos = Pos { line: last, column: 0 };
+            }
             mistakes.push(mistake);
             None
         }
     }
+}
+
+/// Number of the last line; LF, CR and both together end one.
+fn last_line(text: &str) -> u32 {
+    let feeds = text.matches('\n').count() + text.matches('\r').count() - text.matches("\r\n").count();
+    u32::try_from(1 + feeds).unwrap_or(u32::MAX)
 }
 
 struct Reader<'a, 'm> {
@@ -183,6 +194,16 @@ mod tests {
         assert_eq!((inner[0].pos, inner[0].node.pos), (Pos { line: 4, column: 6 }, Pos { line: 4, column: 9 }));
         assert!(matches!(inner[1].node.value, Value::Null));
         assert!(mistakes.is_empty());
+    }
+
+    #[test]
+    fn a_mistake_at_the_end_of_the_file_is_in_its_last_line() {
+        for (text, last) in [("a: 1\nb", 2), ("a:\n  b: 1\n  c", 3), ("a: 1\r\nb: 2\r\nc", 3), ("a: [", 1)] {
+            let mut mistakes = Vec::new();
+            assert!(parse(text, &mut mistakes).is_none(), "{text:?}");
+            let [Mistake { pos, .. }] = mistakes[..] else { panic!("{mistakes:?}") };
+            assert!(pos.line <= last, "{text:?}: line {} of {last}", pos.line);
+        }
     }
 
     proptest! {

@@ -3,8 +3,8 @@
 use super::{Commit, Notify, Options, Ready, ServeError, Stopper, Stores, serve_with};
 use crate::broker::Broker;
 use crate::config::Settings;
-use crate::runtime::clock;
-use crate::store::{Batch, Committer, Finding, MemoryStore, OpenOptions, Store, StoreError, open};
+use crate::runtime::{clock, entropy};
+use crate::store::{Batch, Committer, MemoryStore, OpenOptions, Store, StoreError, open};
 use std::path::{Path, PathBuf};
 
 /// Runs the broker until it is stopped; `ready` is called once it listens.
@@ -26,19 +26,17 @@ pub(super) fn open_stores(folder: &Path, settings: &Settings, notify: Notify) ->
 }
 
 fn open_disk(folder: &Path, settings: &Settings) -> Result<Box<dyn Store>, StoreError> {
+    let mut random = [0; 16];
+    entropy::fill(&mut random).map_err(|e| StoreError::Io(format!("no random bits for the store: {e}")))?;
+    let random = u128::from_le_bytes(random);
     let options = OpenOptions {
         cache_bytes: settings.store.cache_bytes as usize,
         now: clock::now().wall,
+        journal_bytes: settings.store.journal_bytes,
+        random,
         ..OpenOptions::default()
     };
-    let opened = open(folder, &options)?;
-    for finding in &opened.findings {
-        match finding {
-            Finding::Repaired => log::warn!("{finding}"),
-            Finding::SetAside { .. } => log::error!("{finding}"),
-        }
-    }
-    Ok(Box::new(opened.store))
+    Ok(Box::new(open(folder, &options)?.store))
 }
 
 struct Thread(Committer);

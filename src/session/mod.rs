@@ -7,7 +7,7 @@ pub use outbox::Outbox;
 pub use publisher::{Expect, Publisher, Run, RunKind};
 
 use crate::model::{ConnId, Mono};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// What a session may do. Identities and roles fill this in; until then a transport decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,9 +61,9 @@ pub struct Session<S> {
     /// What waits to be sent.
     pub outbox: Outbox,
     /// Its publish streams.
-    pub publishers: HashMap<u32, Publisher>,
+    pub publishers: BTreeMap<u32, Publisher>,
     /// Its other streams.
-    pub streams: HashMap<u32, S>,
+    pub streams: BTreeMap<u32, S>,
     /// Publishes not yet acknowledged, in messages.
     pub unacked_messages: u32,
     /// Publishes not yet acknowledged, in bytes.
@@ -93,8 +93,8 @@ impl<S> Session<S> {
             phase: Phase::Greeting(now.plus_ms(u64::from(handshake_ms))),
             client: "".into(),
             outbox: Outbox::default(),
-            publishers: HashMap::new(),
-            streams: HashMap::new(),
+            publishers: BTreeMap::new(),
+            streams: BTreeMap::new(),
             unacked_messages: 0,
             unacked_bytes: 0,
             heartbeat_ms: 0,

@@ -66,6 +66,26 @@ pub(super) fn apply_all(batches: &[Batch], target: &mut impl Target) -> Result<V
     Ok(conflicts)
 }
 
+/// Applies batches of which it was decided before which compare-and-puts do not match.
+pub(super) fn apply_decided(batches: &[Batch], conflicts: &[u32], mut apply: impl FnMut(&Op)) {
+    let mut index = 0u32;
+    for batch in batches {
+        let mut skip = 0u32;
+        for op in &batch.ops {
+            if skip > 0 {
+                skip -= 1;
+            } else if let Op::CompareAndPut { then, .. } = op
+                && conflicts.binary_search(&index).is_ok()
+            {
+                skip = *then;
+            } else {
+                apply(op);
+            }
+            index += 1;
+        }
+    }
+}
+
 /// The last position of some batches.
 pub(super) fn last_position(batches: &[Batch]) -> Option<crate::model::Position> {
     batches.last().map(|b| b.position)

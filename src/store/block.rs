@@ -69,6 +69,34 @@ impl BlockWriter {
         Self { bytes, base, count: 0 }
     }
 
+    /// Goes on at the end of a finished block, whose entries are not looked at; `None` when it is too short to be one.
+    #[must_use]
+    pub fn reopen(block: &[u8]) -> Option<Self> {
+        let entries = BlockReader::new(block)?;
+        Some(Self { bytes: block.to_vec(), base: entries.base(), count: entries.remaining() })
+    }
+
+    /// Time of the block.
+    #[must_use]
+    pub const fn base(&self) -> Wall {
+        self.base
+    }
+
+    /// The block as it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> bytes::Bytes {
+        let mut bytes = self.bytes.clone();
+        bytes[..4].copy_from_slice(&self.count.to_le_bytes());
+        bytes.into()
+    }
+
+    /// Appends the messages of another block with the same time.
+    pub(super) fn join(&mut self, other: &Self) {
+        debug_assert_eq!(self.base, other.base, "entries count from the time of their block");
+        self.bytes.extend_from_slice(&other.bytes[BLOCK_HEADER_BYTES..]);
+        self.count += other.count;
+    }
+
     /// Messages so far.
     #[must_use]
     pub const fn count(&self) -> u32 {

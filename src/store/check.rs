@@ -7,8 +7,8 @@ use super::ops::{QueueKey, Table};
 use super::overlay::{self, Header};
 use super::redb::{RedbStore, from_io};
 use super::schema::{self, ChannelRow, ConsumerRow, ExtentRow, QueueRow};
-use super::{StoreError, bodies};
-use crate::model::{MountId, Position, Priority, QueueId};
+use super::{StoreError, bodies, journal};
+use crate::model::{MountId, Position, Priority};
 use crate::store::block::{BlockReader, unseal};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,6 +35,10 @@ pub struct Report {
     pub rows: u64,
     /// Shared payloads.
     pub bodies: u64,
+    /// Size of the journal, in bytes.
+    pub journal_bytes: u64,
+    /// Commits in the journal that are not yet in the database; what this report counts includes them.
+    pub unfolded: u64,
     /// What is wrong, in sentences; empty when nothing is. Ends after the first hundred.
     pub problems: Vec<String>,
 }
@@ -69,7 +73,10 @@ pub fn check_on(disk: &dyn Disk) -> Result<Report, StoreError> {
         overlay::verify(file, CACHE_BYTES_DEFAULT)
     });
     match looked {
-        Ok(store) => {
+        Ok(mut store) => {
+            let journal = journal::inspect(disk, &mut store)?;
+            (report.journal_bytes, report.unfolded) = (journal.file_bytes, journal.unfolded);
+            report.problems.extend(journal.problems);
             report.position = store.applied();
             let mut check = Check { report, ..Check::default() };
             check.run(&store)?;
@@ -137,7 +144,7 @@ impl Check {
 
     fn block(&mut self, key: &[u8], value: &[u8]) {
         self.report.blocks += 1;
-        let Some((queue, lane, first)) = split_lane_key(key) else {
+        let Some((queue, lane, first)) = schema::split_lane_key(key) else {
             return self.problem(format!("a block has an impossible key {key:02x?}"));
         };
         let name = format!("queue {} of mount {}, lane {}", queue.queue.0, queue.mount.0, lane.get());
@@ -203,15 +210,6 @@ impl Check {
             self.problem(format!("{name} counts {refs:?} references, there are {found}"));
         }
     }
-}
-
-fn split_lane_key(key: &[u8]) -> Option<(QueueKey, Priority, u64)> {
-    let key = <&[u8; 17]>::try_from(key).ok()?;
-    let (mount, rest) = key.split_first_chunk::<4>()?;
-    let (queue, rest) = rest.split_first_chunk::<4>()?;
-    let (lane, first) = rest.split_first()?;
-    let queue = QueueKey { mount: MountId(u32::from_be_bytes(*mount)), queue: QueueId(u32::from_be_bytes(*queue)) };
-    Some((queue, Priority::new(*lane)?, u64::from_be_bytes(first.try_into().ok()?)))
 }
 
 fn split_body_key(key: &[u8]) -> Option<(MountId, u64)> {

@@ -33,6 +33,12 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Any of the system's.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    /// Any of the system's.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
     /// Takes the folder for this process, until the value is dropped; `None` when another holds it.
     ///
     /// # Errors
@@ -175,6 +181,14 @@ impl Disk for RealDisk {
         self.sync_folder()
     }
 
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.folder.join(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }?;
+        self.sync_folder()
+    }
+
     fn lock(&self) -> io::Result<Option<Box<dyn FolderLock>>> {
         let path = self.folder.join(LOCK_NAME);
         let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -259,15 +273,17 @@ impl DiskFile for RealFile {
     }
 }
 
-/// What a file was asked to do, for the wear metric. Shared by a store and its file.
+/// What the files were asked to do, for the wear metric. Shared by a store and its files.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// Bytes written since the file was opened.
+    /// Bytes written to database and journal since they were opened.
     pub written_bytes: AtomicU64,
-    /// Syncs since the file was opened.
+    /// Syncs of both since they were opened.
     pub syncs: AtomicU64,
-    /// What the file occupies on the disk, in bytes, since the last sync.
+    /// What the database file occupies on the disk, in bytes, since its last sync.
     pub file_bytes: AtomicU64,
+    /// Length of the journal, in bytes.
+    pub journal_bytes: AtomicU64,
 }
 
 /// A [`DiskFile`] that counts. What the store hands to redb.

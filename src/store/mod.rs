@@ -10,6 +10,7 @@ mod check;
 mod committer;
 pub mod encoding;
 pub mod file;
+pub mod journal;
 mod memory;
 mod open;
 mod ops;
@@ -22,12 +23,14 @@ pub mod schema;
 pub mod testing;
 mod trims;
 
+pub use self::journal::{JOURNAL_NAME, JournaledStore};
 pub use self::redb::{OpenedFile, RedbStore};
 pub use check::{Report, check, check_on};
 pub use committer::{CommitEvent, Committer, Notify, Reopen};
 pub use memory::MemoryStore;
 pub use open::{
-    CACHE_BYTES_DEFAULT, Compacted, Finding, OpenOptions, Opened, STORE_NAME, compact, compact_on, open, open_on,
+    CACHE_BYTES_DEFAULT, Compacted, Finding, JOURNAL_BYTES_DEFAULT, OpenOptions, Opened, STORE_NAME, compact,
+    compact_on, open, open_on,
 };
 pub use ops::{Batch, Op, QueueKey, Table};
 pub use read::{Past, ReadRequest, ReadResult, perform};

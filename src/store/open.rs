@@ -5,11 +5,12 @@
 //! a new one is begun. A newer format, a lock, a full or read-only disk are refused: there, waiting or another release
 //! is the cure, and setting anything aside would lose messages.
 
+use super::StoreError;
 use super::file::{Disk, RealDisk};
+use super::journal::{Attach, JOURNAL_NAME, JournaledStore, attach};
 use super::overlay::{self, Header};
 use super::redb::{RedbStore, from_io};
-use super::{Store, StoreError};
-use crate::model::{Civil, Wall};
+use crate::model::{Civil, Position, Wall};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -19,6 +20,8 @@ use std::sync::Arc;
 pub const STORE_NAME: &str = "store.redb";
 /// Pages kept in memory unless told otherwise, in bytes; at most half of it is what a transaction wrote.
 pub const CACHE_BYTES_DEFAULT: usize = 4 * 1_024 * 1_024;
+/// Size of the journal unless told otherwise, in bytes.
+pub const JOURNAL_BYTES_DEFAULT: u64 = 4 * 1_024 * 1_024;
 
 /// How to open.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +32,21 @@ pub struct OpenOptions {
     pub verify: bool,
     /// Now, for the name of a file that is set aside.
     pub now: Wall,
+    /// Size of the journal in bytes, both segments and its header; 0 does without one.
+    pub journal_bytes: u64,
+    /// Random bits: what a journal that is made is known by.
+    pub random: u128,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { cache_bytes: CACHE_BYTES_DEFAULT, verify: true, now: Wall(0) }
+        Self {
+            cache_bytes: CACHE_BYTES_DEFAULT,
+            verify: true,
+            now: Wall(0),
+            journal_bytes: JOURNAL_BYTES_DEFAULT,
+            random: 0,
+        }
     }
 }
 
@@ -41,7 +54,7 @@ impl Default for OpenOptions {
 #[derive(Debug)]
 pub struct Opened {
     /// The store.
-    pub store: RedbStore,
+    pub store: JournaledStore,
     /// What somebody should know.
     pub findings: Vec<Finding>,
 }
@@ -58,6 +71,58 @@ pub enum Finding {
         /// What was wrong.
         why: String,
     },
+    /// The last record of the journal was being written when the power went: nobody was told of it.
+    JournalTail,
+    /// The database lost its last transaction.
+    FellBack {
+        /// What it has.
+        applied: Position,
+        /// What it had.
+        base: Position,
+        /// Whether the journal still held all of it.
+        recovered: bool,
+    },
+    /// The journal was damaged: what could be read of it was applied, the file is kept under this name.
+    JournalDamaged {
+        /// The name in the data folder.
+        name: String,
+        /// What was wrong.
+        why: String,
+        /// Commits that are lost: positions, the first excluded.
+        holes: Vec<(Position, Position)>,
+    },
+    /// The journal belongs to another database and is kept under this name.
+    JournalForeign {
+        /// The name in the data folder.
+        name: String,
+        /// Whether this database had one, which now is missing.
+        missing: bool,
+    },
+    /// The database had a journal and there is none.
+    JournalMissing,
+}
+
+impl Finding {
+    /// Whether messages that were acknowledged may be lost.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Repaired | Self::JournalTail => false,
+            Self::FellBack { recovered, .. } => !recovered,
+            Self::JournalDamaged { holes, .. } => !holes.is_empty(),
+            Self::JournalForeign { missing, .. } => *missing,
+            Self::SetAside { .. } | Self::JournalMissing => true,
+        }
+    }
+
+    /// Says it as loudly as it is.
+    pub(super) fn log(&self, place: &str) {
+        match self {
+            _ if self.is_loss() => log::error!("{place}: {self}"),
+            Self::JournalTail => log::info!("{place}: {self}"),
+            _ => log::warn!("{place}: {self}"),
+        }
+    }
 }
 
 impl fmt::Display for Finding {
@@ -69,6 +134,40 @@ impl fmt::Display for Finding {
                 "the store was damaged ({why}); it is kept as {name} and a new, empty one was begun: every message in \
                  it is missing here"
             ),
+            Self::JournalTail => {
+                write!(
+                    f,
+                    "the journal ends in a commit that was cut short before anybody was told of it: it is dropped"
+                )
+            }
+            Self::FellBack { applied, base, recovered } => {
+                let (at, had) = (applied.0, base.0);
+                write!(f, "the database fell back from position {had} to {at}; ")?;
+                match recovered {
+                    true => write!(f, "the journal still held all between: nothing is lost"),
+                    false => write!(f, "the journal does not hold all between: messages are missing"),
+                }
+            }
+            Self::JournalDamaged { name, why, holes } => {
+                write!(f, "the journal was damaged ({why}); it is kept as {name}; what could be read was applied")?;
+                for (after, upto) in holes {
+                    write!(f, "; commits {} to {} are lost", after.0 + 1, upto.0)?;
+                }
+                Ok(())
+            }
+            Self::JournalForeign { name, missing } => {
+                write!(f, "the journal belongs to another database: it is kept as {name} and not replayed")?;
+                match missing {
+                    true => write!(f, "; the one of this database is missing, and with it what was committed last"),
+                    false => Ok(()),
+                }
+            }
+            Self::JournalMissing => {
+                write!(
+                    f,
+                    "the journal is missing, and with it what was committed since it was last folded; a new one was made"
+                )
+            }
         }
     }
 }
@@ -95,20 +194,25 @@ pub fn open_on(disk: Arc<dyn Disk>, options: &OpenOptions) -> Result<Opened, Sto
     let mut findings = Vec::new();
     let opened = match open_file(disk.as_ref(), options, &place) {
         Err(StoreError::Damaged(why)) => {
-            let name = set_aside(disk.as_ref(), options.now).map_err(|e| explain(e, &place))?;
-            let finding = Finding::SetAside { name, why };
-            log::error!("{place}: {finding}");
+            let aside = |name| set_aside(disk.as_ref(), name, options.now).map_err(|e| explain(e, &place));
+            if disk.names().map_err(|e| explain(e, &place))?.iter().any(|n| n == JOURNAL_NAME) {
+                // It goes with its database, and means nothing to another.
+                aside(JOURNAL_NAME)?;
+            }
+            let finding = Finding::SetAside { name: aside(STORE_NAME)?, why };
+            finding.log(&place);
             findings.push(finding);
             open_file(disk.as_ref(), options, &place)?
         }
         other => other?,
     };
     let OpenedStore { store, repaired } = opened;
+    store.keep(lock);
     if repaired {
-        log::info!("{place}: {}", Finding::Repaired);
+        Finding::Repaired.log(&place);
         findings.push(Finding::Repaired);
     }
-    store.keep(lock);
+    let store = attach(store, Attach { disk: disk.as_ref(), options, place: &place, findings: &mut findings })?;
     Ok(Opened { store, findings })
 }
 
@@ -123,15 +227,15 @@ fn open_file(disk: &dyn Disk, options: &OpenOptions, place: &str) -> Result<Open
     RedbStore::open_file(file, options.cache_bytes)
 }
 
-/// Gives the damaged file a dated name that no other has.
-fn set_aside(disk: &dyn Disk, now: Wall) -> io::Result<String> {
+/// Gives a damaged file a dated name that no other has.
+pub(super) fn set_aside(disk: &dyn Disk, name: &str, now: Wall) -> io::Result<String> {
     let names = disk.names()?;
-    let dated = format!("{STORE_NAME}.damaged-{}", compact_time(now));
+    let dated = format!("{name}.damaged-{}", compact_time(now));
     let numbered = (2..).map(|n| format!("{dated}-{n}"));
-    let name = std::iter::once(dated.clone()).chain(numbered).find(|name| !names.contains(name));
-    let name = name.expect("the numbers do not end");
-    disk.rename(STORE_NAME, &name)?;
-    Ok(name)
+    let free = std::iter::once(dated.clone()).chain(numbered).find(|name| !names.contains(name));
+    let free = free.expect("the numbers do not end");
+    disk.rename(name, &free)?;
+    Ok(free)
 }
 
 /// `YYYYMMDDThhmmssZ` of a time.
@@ -190,9 +294,11 @@ pub fn compact_on(disk: &dyn Disk) -> Result<Compacted, StoreError> {
     }
     let file = disk.open(STORE_NAME).map_err(|e| explain(e, &place))?;
     let before = file.len().map_err(from_io)?;
-    let mut store = open_file(disk, &OpenOptions::default(), &place)?.store;
+    // What is still in the journal belongs to what is made small; the next start makes a new one.
+    let options = &OpenOptions { journal_bytes: 0, ..OpenOptions::default() };
+    let store = open_file(disk, options, &place)?.store;
     store.keep(lock);
-    while store.tidy()? {}
+    let mut store = attach(store, Attach { disk, options, place: &place, findings: &mut Vec::new() })?;
     store.compact()?;
     let after = file.len().map_err(from_io)?;
     Ok(Compacted { before, after })

@@ -70,9 +70,10 @@
 
 use super::apply::{Revision, Target, apply_all, last_position};
 use super::file::{Counted, Disk, DiskFile, FolderLock, Traffic};
+use super::journal::{Condensed, StoreId};
 use super::ops::{Batch, Op, QueueKey, Table};
 use super::redb_reader::RedbReader;
-use super::schema::{self, FORMAT, META_APPLIED, META_FORMAT, QueueRow, lane_key};
+use super::schema::{self, FORMAT, FORMAT_ALONE, META_APPLIED, META_FORMAT, META_JOURNAL, QueueRow, lane_key};
 use super::trims::Trims;
 use super::{Committed, Reader, Store, StoreError};
 use super::{block, bodies};
@@ -156,7 +157,7 @@ impl RedbStore {
         let db = builder.create_with_backend(Counted { file, traffic: Arc::clone(&traffic) }).map_err(from_redb)?;
         let inner = Inner { db, traffic, bodies: AtomicU64::new(0), lock: OnceLock::new() };
         let applied = match inner.format()? {
-            Some(FORMAT) => inner.applied()?,
+            Some(FORMAT_ALONE..=FORMAT) => inner.applied()?,
             Some(found) if found > FORMAT => return Err(StoreError::Newer(found, FORMAT)),
             Some(found) => return Err(StoreError::Damaged(format!("format {found} was never released"))),
             None => {
@@ -188,7 +189,7 @@ impl RedbStore {
     ///
     /// # Errors
     /// Any [`StoreError`].
-    pub fn compact(mut self) -> Result<(), StoreError> {
+    pub fn compact(&mut self) -> Result<(), StoreError> {
         let inner =
             Arc::get_mut(&mut self.inner).ok_or_else(|| StoreError::Io("the store is being read".to_owned()))?;
         inner.db.compact().map_err(from_redb)?;
@@ -211,6 +212,56 @@ impl RedbStore {
     #[must_use]
     pub fn bodies(&self) -> u64 {
         self.inner.bodies.load(Ordering::Relaxed)
+    }
+
+    /// What the readers share.
+    pub(super) const fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// One row.
+    pub(super) fn row(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.inner.read(|txn| Ok(txn.open_table(ROWS)?.get(&row_key(table as u8, key)[..])?.map(|v| copy(&v))))
+    }
+
+    /// The journal that belongs to this database: its id, and whether it is in use. `None` when there never was one.
+    pub(super) fn journal(&self) -> Result<Option<(StoreId, bool)>, StoreError> {
+        let Some(row) = self.inner.meta(META_JOURNAL)? else { return Ok(None) };
+        let Some((id, &[live])) = row.split_first_chunk::<16>() else { return Err(damaged("the row of the journal")) };
+        Ok(Some((StoreId(*id), live != 0)))
+    }
+
+    /// Says which journal belongs to this database and whether it is in use. While it is, the format is one that keeps
+    /// away releases that know of no journals.
+    pub(super) fn set_journal(&mut self, id: StoreId, live: bool) -> Result<(), StoreError> {
+        let format = if live { FORMAT } else { FORMAT_ALONE };
+        let value = [&id.0[..], &[u8::from(live)]].concat();
+        let put = |key, value| Op::Put { table: Table::Meta, key: Bytes::from_static(key), value };
+        let ops =
+            vec![put(META_JOURNAL, value.into()), put(META_FORMAT, Bytes::copy_from_slice(&format.to_be_bytes()))];
+        self.write(&Condensed { ops, ..Condensed::default() }, &[], 0)?;
+        Ok(())
+    }
+
+    /// Applies what was pending in the journal and the batches behind it in one transaction, and deletes as much
+    /// of what was trimmed as was appended: after a fold there is nothing to tidy. Returns the batches' conflicts.
+    pub(super) fn fold(&mut self, pending: &Condensed, batches: &[Batch]) -> Result<Vec<u32>, StoreError> {
+        let blocks = pending.ops.iter().filter(|op| matches!(op, Op::Append { .. })).count() as u64;
+        let conflicts = self.write(pending, batches, BLOCKS_A_TIDY + 2 * blocks)?;
+        self.commits_since_round = 0;
+        self.blocks_since_round = 0;
+        self.applied = last_position(batches).or(pending.last).unwrap_or(self.applied);
+        Ok(conflicts)
+    }
+
+    /// What to say of a commit.
+    pub(super) fn report(&mut self, position: Position, conflicts: Vec<u32>) -> Committed {
+        let traffic = &self.inner.traffic;
+        let written = traffic.written_bytes.load(Ordering::Relaxed);
+        let bytes_written = written - self.told_bytes;
+        self.told_bytes = written;
+        let file_bytes = traffic.file_bytes.load(Ordering::Relaxed) + traffic.journal_bytes.load(Ordering::Relaxed);
+        Committed { position, conflicts, bytes_written, file_bytes }
     }
 
     /// Every row, with the table's byte before its key.
@@ -255,7 +306,7 @@ impl RedbStore {
         })
     }
 
-    fn write(&mut self, batches: &[Batch], blocks_max: u64) -> Result<Vec<u32>, StoreError> {
+    fn write(&mut self, before: &Condensed, batches: &[Batch], blocks_max: u64) -> Result<Vec<u32>, StoreError> {
         let txn = self.inner.db.begin_write().map_err(from_redb)?;
         let conflicts;
         let mut bodies_stored = self.inner.bodies.load(Ordering::Relaxed);
@@ -270,18 +321,26 @@ impl RedbStore {
                 appends: Vec::new(),
                 key: Vec::with_capacity(64),
             };
+            for op in &before.ops {
+                writing.apply(op)?;
+            }
+            for (mount, body, refs) in &before.released {
+                writing.release(*mount, vec![*body; *refs as usize])?;
+            }
             conflicts = apply_all(batches, &mut writing)?;
             self.blocks_since_round += writing.appends.len() as u64;
             writing.append()?;
             if blocks_max > 0 {
                 writing.delete_trimmed(blocks_max)?;
             }
-            if let Some(position) = last_position(batches) {
+            if let Some(position) = last_position(batches).or(before.last) {
                 writing.put(Table::Meta as u8, META_APPLIED, &position.0.to_be_bytes())?;
             }
         }
+        // Readers look for references only where there are bodies: they must know before they can see the first.
+        self.inner.bodies.fetch_max(bodies_stored, Ordering::Release);
         txn.commit().map_err(from_redb)?;
-        self.inner.bodies.store(bodies_stored, Ordering::Relaxed);
+        self.inner.bodies.store(bodies_stored, Ordering::Release);
         Ok(conflicts)
     }
 }
@@ -298,15 +357,11 @@ impl Store for RedbStore {
                 self.commits_since_round = 0;
                 self.blocks_since_round = 0;
             }
-            conflicts = self.write(batches, blocks_max)?;
+            conflicts = self.write(&Condensed::default(), batches, blocks_max)?;
             self.commits_since_round += 1;
             self.applied = position;
         }
-        let written = self.inner.traffic.written_bytes.load(Ordering::Relaxed);
-        let bytes_written = written - self.told_bytes;
-        self.told_bytes = written;
-        let file_bytes = self.inner.traffic.file_bytes.load(Ordering::Relaxed);
-        Ok(Committed { position: self.applied, conflicts, bytes_written, file_bytes })
+        Ok(self.report(self.applied, conflicts))
     }
 
     fn reader(&self) -> Box<dyn Reader> {
@@ -317,7 +372,7 @@ impl Store for RedbStore {
         if self.trims.is_empty() {
             return Ok(false);
         }
-        self.write(&[], BLOCKS_A_TIDY)?;
+        self.write(&Condensed::default(), &[], BLOCKS_A_TIDY)?;
         Ok(!self.trims.is_empty())
     }
 }
@@ -362,7 +417,9 @@ impl Inner {
         }
         {
             let mut rows = txn.open_table(ROWS).map_err(from_redb)?;
-            for (name, value) in [(META_FORMAT, &FORMAT.to_be_bytes()[..]), (META_APPLIED, &0u64.to_be_bytes()[..])] {
+            for (name, value) in
+                [(META_FORMAT, &FORMAT_ALONE.to_be_bytes()[..]), (META_APPLIED, &0u64.to_be_bytes()[..])]
+            {
                 rows.insert(&row_key(Table::Meta as u8, name)[..], value).map_err(from_redb)?;
             }
         }
@@ -589,6 +646,10 @@ impl Target for Writing<'_> {
 fn seal(block: &[u8], stored: &mut Vec<u8>) {
     stored.clear();
     block::seal_to(stored, block);
+}
+
+fn copy(value: &redb::AccessGuard<'_, &[u8]>) -> Bytes {
+    Bytes::copy_from_slice(value.value())
 }
 
 pub(super) fn row_key(table: u8, key: &[u8]) -> Vec<u8> {

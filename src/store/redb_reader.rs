@@ -8,7 +8,7 @@ use super::schema::lane_key;
 use super::{Block, Reader, StoreError};
 use crate::model::Priority;
 use bytes::Bytes;
-use redb::ReadableDatabase;
+use redb::{ReadTransaction, ReadableDatabase};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -30,8 +30,53 @@ impl RedbReader {
 impl Reader for RedbReader {
     fn page(&self, queue: QueueKey, lane: Priority, from: u64, bytes_max: usize) -> Result<Vec<Block>, StoreError> {
         let inner = self.inner()?;
-        let txn = inner.db.begin_read().map_err(from_redb)?;
-        let blocks = txn.open_table(BLOCKS).map_err(from_redb)?;
+        inner.snapshot()?.page(queue, lane, from, bytes_max, |_| None)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.inner()?.snapshot()?.scan(table, prefix, from, visit)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.inner()?.snapshot()?.get(table, key)
+    }
+}
+
+/// The database at one moment.
+pub(super) struct Snapshot {
+    txn: ReadTransaction,
+    /// Whether there are shared bodies.
+    bodies: bool,
+}
+
+impl Inner {
+    /// The database as the last commit left it; reads nothing yet.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        // The first is counted before it can be seen, and the last is not seen any more when the count says so: looked at
+        // on both sides, no count misses one.
+        let before = self.bodies.load(Ordering::Acquire) > 0;
+        let txn = self.db.begin_read().map_err(from_redb)?;
+        Ok(Snapshot { txn, bodies: before || self.bodies.load(Ordering::Acquire) > 0 })
+    }
+}
+
+impl Snapshot {
+    /// As [`Reader::page`]; `body` is asked first for a shared body.
+    pub(super) fn page(
+        &self,
+        queue: QueueKey,
+        lane: Priority,
+        from: u64,
+        bytes_max: usize,
+        body: impl Fn(u64) -> Option<Bytes>,
+    ) -> Result<Vec<Block>, StoreError> {
+        let blocks = self.txn.open_table(BLOCKS).map_err(from_redb)?;
         let at = lane_key(queue, lane, from);
         let low = lane_key(queue, lane, 0);
         let mut start = at;
@@ -55,12 +100,8 @@ impl Reader for RedbReader {
                 continue;
             };
             let mut block = Bytes::copy_from_slice(block);
-            if inner.bodies.load(Ordering::Relaxed) > 0 {
-                block = bodies::restore(&block, |body| {
-                    let table = txn.open_table(BODIES).map_err(from_redb)?;
-                    let value = table.get(&body_key(queue.mount, body)[..]).map_err(from_redb)?;
-                    Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
-                })?;
+            if self.bodies {
+                block = self.restore(queue, &block, &body)?;
             }
             bytes += block.len();
             found.push(Block { first, count, bytes: block });
@@ -71,32 +112,48 @@ impl Reader for RedbReader {
         Ok(found)
     }
 
-    fn scan(
+    /// Puts shared bodies back in place; `body` is asked first.
+    pub(super) fn restore(
+        &self,
+        queue: QueueKey,
+        block: &Bytes,
+        body: &impl Fn(u64) -> Option<Bytes>,
+    ) -> Result<Bytes, StoreError> {
+        bodies::restore(block, |number| {
+            if let Some(found) = body(number) {
+                return Ok(Some(found));
+            }
+            let table = self.txn.open_table(BODIES).map_err(from_redb)?;
+            let value = table.get(&body_key(queue.mount, number)[..]).map_err(from_redb)?;
+            Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
+        })
+    }
+
+    /// As [`Reader::scan`].
+    pub(super) fn scan(
         &self,
         table: Table,
         prefix: &[u8],
         from: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
-        self.inner()?.read(|txn| {
-            let rows = txn.open_table(ROWS)?;
-            let prefix = row_key(table as u8, prefix);
-            let start = row_key(table as u8, from).max(prefix.clone());
-            for row in rows.range(&start[..]..)? {
-                let (key, value) = row?;
-                if !key.value().starts_with(&prefix) || !visit(&key.value()[1..], value.value()) {
-                    break;
-                }
+        let rows = self.txn.open_table(ROWS).map_err(from_redb)?;
+        let prefix = row_key(table as u8, prefix);
+        let start = row_key(table as u8, from).max(prefix.clone());
+        for row in rows.range(&start[..]..).map_err(from_redb)? {
+            let (key, value) = row.map_err(from_redb)?;
+            if !key.value().starts_with(&prefix) || !visit(&key.value()[1..], value.value()) {
+                break;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        self.inner()?.read(|txn| {
-            let value = txn.open_table(ROWS)?.get(&row_key(table as u8, key)[..])?;
-            Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
-        })
+    /// As [`Reader::get`].
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let rows = self.txn.open_table(ROWS).map_err(from_redb)?;
+        let value = rows.get(&row_key(table as u8, key)[..]).map_err(from_redb)?;
+        Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
     }
 }
 

@@ -5,13 +5,17 @@ use crate::model::{MountId, Position, Priority, QueueId, Wall};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// Version of everything this module describes; stored in [`META_FORMAT`]. 1 had blocks without checksums and was never
-/// released.
-pub const FORMAT: u32 = 2;
+/// Version of everything this module describes while a journal is in use; stored in [`META_FORMAT`]. Blocks of 1 and 2 had no
+/// checksums and were never released.
+pub const FORMAT: u32 = 4;
+/// The version without one: a release that knows of no journals may open it.
+pub const FORMAT_ALONE: u32 = 3;
 /// Meta row: the format's version, u32 big-endian.
 pub const META_FORMAT: &[u8] = b"format";
 /// Meta row: the last position applied, u64 big-endian; written in every transaction.
 pub const META_APPLIED: &[u8] = b"applied";
+/// Meta row: the journal of this database: its id (16 bytes), and 1 while it is in use, else 0.
+pub const META_JOURNAL: &[u8] = b"journal";
 /// Meta row: the clock that never runs back, u64 big-endian milliseconds since 1970.
 pub const META_CLOCK: &[u8] = b"clock";
 /// Meta row: there while the broker is down after an orderly stop.
@@ -157,6 +161,17 @@ pub fn lane_key(queue: QueueKey, lane: Priority, first: u64) -> [u8; 17] {
     key[8] = lane.get();
     key[9..].copy_from_slice(&first.to_be_bytes());
     key
+}
+
+/// Queue, lane and first sequence of such a key; `None` for bytes that are none.
+#[must_use]
+pub fn split_lane_key(key: &[u8]) -> Option<(QueueKey, Priority, u64)> {
+    let key = <&[u8; 17]>::try_from(key).ok()?;
+    let (mount, rest) = key.split_first_chunk::<4>()?;
+    let (queue, rest) = rest.split_first_chunk::<4>()?;
+    let (lane, first) = rest.split_first()?;
+    let queue = QueueKey { mount: MountId(u32::from_be_bytes(*mount)), queue: QueueId(u32::from_be_bytes(*queue)) };
+    Some((queue, Priority::new(*lane)?, u64::from_be_bytes(first.try_into().ok()?)))
 }
 
 /// Key of a row named by text inside a queue: a consumer or a channel.

@@ -19,6 +19,8 @@ pub enum Lost {
     Some(u64),
     /// Each sector of each is kept or lost, by this seed.
     Torn(u64),
+    /// Those of this file are kept, those of all others are lost.
+    Only(&'static str),
 }
 
 /// The disk. Clones are the same disk.
@@ -81,6 +83,12 @@ impl FaultyDisk {
         s.cut_at_sync = Some(s.syncs + n);
     }
 
+    /// Takes back what was told to cut the power.
+    pub fn cut_at_never(&self) {
+        let mut s = self.state();
+        (s.cut_at_write, s.cut_at_sync) = (None, None);
+    }
+
     /// Whether the power is off.
     #[must_use]
     pub fn is_off(&self) -> bool {
@@ -97,13 +105,18 @@ impl FaultyDisk {
         let mut s = self.state();
         let mut rng = match lost {
             Lost::Some(seed) | Lost::Torn(seed) => fastrand::Rng::with_seed(seed),
-            Lost::All | Lost::None => fastrand::Rng::with_seed(0),
+            Lost::All | Lost::None | Lost::Only(_) => fastrand::Rng::with_seed(0),
         };
-        for content in s.files.values_mut() {
+        for (name, content) in &mut s.files {
             for change in std::mem::take(&mut content.pending) {
                 match (&change, lost) {
                     (_, Lost::All) => {}
                     (_, Lost::None) => change.apply(&mut content.durable),
+                    (_, Lost::Only(kept)) => {
+                        if name == kept {
+                            change.apply(&mut content.durable);
+                        }
+                    }
                     (Change::Write(offset, data), Lost::Torn(_)) => {
                         for (i, sector) in data.chunks(SECTOR_BYTES).enumerate() {
                             if rng.bool() {
@@ -134,6 +147,12 @@ impl FaultyDisk {
     /// Leaves room for so many more bytes written; `None` is without end.
     pub fn set_space(&self, bytes: Option<u64>) {
         self.state().space_bytes = bytes;
+    }
+
+    /// What [`FaultyDisk::set_space`] left and was not used up since; `None` is without end.
+    #[must_use]
+    pub fn space(&self) -> Option<u64> {
+        self.state().space_bytes
     }
 
     /// Makes every write and sync fail with EIO, or no longer.
@@ -196,6 +215,13 @@ impl Disk for FaultyDisk {
         }
         let content = s.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         s.files.insert(to.to_owned(), content);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut s = self.state();
+        s.alive(s.generation)?;
+        s.files.remove(name);
         Ok(())
     }
 

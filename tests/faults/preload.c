@@ -40,7 +40,7 @@ static void count(void) { __atomic_add_fetch(&place[INJECTED], 1, __ATOMIC_SEQ_C
 static int is_ours(const char *path) {
     if (strncmp(path, folder, folder_len) != 0 || path[folder_len] != '/') return 0;
     const char *name = path + folder_len + 1;
-    return strncmp(name, "store.redb", 10) == 0 || strncmp(name, "journal", 7) == 0;
+    return strncmp(name, "store.redb", 10) == 0 || strstr(name, "journal") != NULL;
 }
 
 static int ours(int fd) {

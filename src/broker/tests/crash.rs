@@ -21,7 +21,9 @@ fn settings() -> Settings {
 }
 
 fn open(disk: &FaultyDisk) -> Option<Box<dyn Store>> {
-    let opened = open_on(Arc::new(disk.clone()), &OpenOptions::default()).ok()?;
+    // Folded several times in a life.
+    let options = OpenOptions { journal_bytes: 128 << 10, ..OpenOptions::default() };
+    let opened = open_on(Arc::new(disk.clone()), &options).ok()?;
     Some(Box::new(opened.store))
 }
 

@@ -59,7 +59,7 @@ fn a_disk_with_space_and_without_a_reserve_is_not_called_full() {
     assert_eq!(w.broker.health.state(), StoreState::Full);
     let marks = w.broker.settings().store.clone();
     // Enough to take everything; too little to put something aside as well.
-    w.broker.health.file_bytes = marks.reserve_bytes + 2 * FILE_BYTES_MIN;
+    w.broker.health.file_bytes = marks.reserve_bytes + marks.journal_bytes + 2 * FILE_BYTES_MIN;
     w.event(Event::Disk { free_bytes: marks.free_high_bytes });
     assert_eq!(w.broker.health.state(), StoreState::Ok);
     let c = w.connect();

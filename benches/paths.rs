@@ -1,0 +1,142 @@
+//! The pure steps of a message's way, each alone: frames, records, routes, blocks, the dedupe window.
+//!
+//! `cargo bench --bench paths` measures; under `cargo test` each runs once with small inputs.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+use tidegate::model::{Channel, MessageId, Position, Record, Volume, Wall};
+use tidegate::queue::DedupeWindow;
+use tidegate::routing::Table;
+use tidegate::store::block::{BlockReader, BlockWriter};
+use tidegate::wire::{
+    Batch, BatchItems, Contract, Decoded, FrameType, PublishAck, append, append_record, decode, seal,
+};
+
+const PAYLOAD: [u8; 256] = [7; 256];
+/// Records of a batch.
+const BATCH: u32 = 64;
+
+fn id(n: u64) -> MessageId {
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&n.to_be_bytes());
+    MessageId::from_parts(1_763_733_600_000, random)
+}
+
+fn record(n: u64) -> Vec<u8> {
+    let channel = Channel::parse("site/boiler/temp").unwrap();
+    let mut bytes = Vec::new();
+    Record { id: id(n), ..Record::new(channel, &PAYLOAD) }.encode_to(&mut bytes);
+    bytes
+}
+
+fn batch_frame(records: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let head = Batch { contract: Contract::Disk, first: 1, count: BATCH };
+    append(&mut frame, FrameType::Batch, 0, 1, Some(&head), &[records]);
+    seal(&mut frame, 0);
+    frame
+}
+
+fn wire(c: &mut Criterion) {
+    let mut records = Vec::new();
+    (0..u64::from(BATCH)).for_each(|n| append_record(&mut records, &record(n)));
+    let frame = batch_frame(&records);
+    let mut group = c.benchmark_group("wire");
+    group.throughput(Throughput::Elements(u64::from(BATCH)));
+    group.bench_function("encode a batch of 64", |b| b.iter(|| batch_frame(black_box(&records))));
+    group.bench_function("decode a batch of 64 and its records", |b| {
+        b.iter(|| {
+            let Decoded::Frame(frame, _) = decode(black_box(&frame), u32::MAX).unwrap() else { unreachable!() };
+            let head = frame.head::<Batch>().unwrap();
+            let items = BatchItems::parse(frame.payload, head.count).unwrap();
+            items.map(|item| Record::decode(item).unwrap().payload.len()).sum::<usize>()
+        });
+    });
+    group.throughput(Throughput::Elements(1));
+    let mut ack = Vec::new();
+    let head = PublishAck { first: 1, count: BATCH, outcome: tidegate::wire::Outcome::Stored };
+    append(&mut ack, FrameType::PublishAck, 0, 1, Some(&head), &[]);
+    seal(&mut ack, 0);
+    group.bench_function("decode an acknowledgement", |b| b.iter(|| decode(black_box(&ack), u32::MAX).unwrap()));
+    let one = record(1);
+    group.bench_function("parse a record", |b| b.iter(|| Record::decode(black_box(&one)).unwrap().payload.len()));
+    group.finish();
+}
+
+fn routes(c: &mut Criterion) {
+    let measuring = std::env::args().any(|arg| arg == "--bench");
+    for filters in if measuring { [10, 10_000] } else { [1, 10] } {
+        let mut table = Table::default();
+        for n in 0..filters {
+            table.insert(&format!("site/{n}/temp"), n);
+        }
+        table.insert("site/+/temp", filters);
+        table.insert("#", filters + 1);
+        let mut found = Vec::new();
+        c.bench_function(&format!("routes/one channel among {filters} filters"), |b| {
+            b.iter(|| {
+                found.clear();
+                table.matches(black_box("site/0/temp"), &mut found);
+                assert_eq!(found.len(), 3);
+            });
+        });
+    }
+}
+
+fn blocks(c: &mut Criterion) {
+    let record = record(1);
+    let write = || {
+        let mut block = BlockWriter::new(Wall(1));
+        let mut count = 0;
+        while block.fits(record.len()) {
+            block.push(Wall(2), None, None, &record);
+            count += 1;
+        }
+        (block.finish(), count)
+    };
+    let (block, count) = write();
+    let mut group = c.benchmark_group("blocks");
+    group.throughput(Throughput::Elements(count));
+    group.bench_function("fill one", |b| b.iter(write));
+    group.bench_function("read one", |b| {
+        b.iter(|| {
+            let mut reader = BlockReader::new(black_box(&block)).unwrap();
+            let mut seen = 0;
+            while reader.next_entry().is_some() {
+                seen += 1;
+            }
+            assert_eq!(seen, count);
+        });
+    });
+    group.finish();
+}
+
+fn dedupe(c: &mut Criterion) {
+    let measuring = std::env::args().any(|arg| arg == "--bench");
+    let ids_max = if measuring { 100_000 } else { 100 };
+    let mut full = DedupeWindow::new(ids_max, 300_000);
+    let mut next = 0;
+    let mut take = |window: &mut DedupeWindow| {
+        next += 1;
+        assert_eq!(window.seen(id(next), Wall(1)), None);
+        window.remember(id(next), Wall(1), Some((Volume::Disk, Position(next / 800))));
+        if next.is_multiple_of(800) {
+            black_box(window.expire(Wall(1)));
+        }
+    };
+    (0..ids_max).for_each(|_| take(&mut full));
+    c.bench_function("dedupe/a new id in a full window", |b| b.iter(|| take(&mut full)));
+    let newest = id(next);
+    c.bench_function("dedupe/a repeated id", |b| b.iter(|| full.seen(black_box(newest), Wall(1)).unwrap()));
+    c.bench_function("dedupe/800 ids in an empty window", |b| {
+        b.iter_batched(
+            || DedupeWindow::new(ids_max, 300_000),
+            |mut window| (0..800).for_each(|n| window.remember(id(n), Wall(1), None)),
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, wire, routes, blocks, dedupe);
+criterion_main!(benches);

@@ -1,0 +1,328 @@
+//! What was promised to whom, and whether it was kept. Each check carries its promise in its name.
+
+use crate::plan::{Message, Plan};
+use crate::tap::{Seen, uid_of};
+use std::collections::{BTreeMap, BTreeSet};
+use tidegate::config::{Overflow, QueueSettings, Storage};
+use tidegate::model::{Channel, Filter};
+use tidegate::wire::{Contract, Outcome, item_flag};
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    pub promise: &'static str,
+    pub detail: String,
+}
+
+/// What is known of a message.
+#[derive(Clone, Debug, Default)]
+pub struct Fate {
+    /// Times it was handed to a connection.
+    pub sends: u32,
+    /// Its publisher knows what became of it.
+    pub settled: bool,
+    /// It was acknowledged as kept: at which point of its broker's life, and whether after a sync.
+    pub kept: Option<Kept>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    pub durable: bool,
+    pub process: u64,
+    pub losses: u64,
+    /// The first copy was taken here and now: queues in memory have it too.
+    pub stored: bool,
+}
+
+/// Where a broker is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// Processes so far.
+    pub process: u64,
+    /// Losses of what was not durable so far.
+    pub losses: u64,
+}
+
+/// A durable reader of a queue: host, queue, consumer.
+pub type ReaderKey = (usize, String, String);
+
+#[derive(Default)]
+struct ReaderState {
+    filters: Vec<String>,
+    /// Messages its sessions acknowledged.
+    done: BTreeSet<u32>,
+    /// Places delivered to its sessions without the flag: epoch, lane, sequence.
+    fresh: BTreeSet<(u64, u8, u64)>,
+    /// Highest of them by connection, epoch and lane.
+    newest: BTreeMap<(usize, u64, u8), u64>,
+}
+
+/// Everything that was said and seen.
+#[derive(Default)]
+pub struct Ledger {
+    pub messages: Vec<Message>,
+    pub fates: Vec<Fate>,
+    queues: Vec<Vec<QueueSettings>>,
+    window_holds: bool,
+    readers: BTreeMap<ReaderKey, ReaderState>,
+    /// What stands at a place of a queue: host, queue, epoch, lane, sequence.
+    places: BTreeMap<(usize, String, u64, u8, u64), u32>,
+    /// What stands at an offset of a channel: host, epoch, channel, offset.
+    offsets: BTreeMap<(usize, u64, String, u64), u32>,
+    /// Dead letters seen: host, queue.
+    dead: BTreeSet<(usize, String, u32)>,
+    /// Last acknowledged retained value: host, channel.
+    pub dropped: u64,
+    pub expired: u64,
+    pub broken: Option<Broken>,
+}
+
+impl Ledger {
+    pub fn new(plan: &Plan) -> Self {
+        Self {
+            fates: vec![Fate::default(); plan.messages.len()],
+            messages: plan.messages.clone(),
+            queues: plan.hosts.iter().map(|h| h.queues.clone()).collect(),
+            window_holds: plan.window_holds,
+            ..Self::default()
+        }
+    }
+
+    /// Notes a broken promise; the first one counts.
+    pub fn fail(&mut self, promise: &'static str, detail: String) {
+        self.broken.get_or_insert(Broken { promise, detail });
+    }
+
+    /// The queues of a broker that capture a message's channel.
+    fn captures<'l>(&'l self, uid: u32) -> impl Iterator<Item = &'l QueueSettings> {
+        let m = &self.messages[uid as usize];
+        self.queues[m.host].iter().filter(|q| q.capture.iter().any(|f| matches(f, &m.channel)))
+    }
+
+    /// Whether its ack may leave only after a sync.
+    fn must_be_durable(&self, uid: u32) -> bool {
+        let asked = self.messages[uid as usize].contract;
+        let mut strongest = asked;
+        let mut disk = self.messages[uid as usize].retain;
+        for q in self.captures(uid).filter(|q| q.overflow != Overflow::DropNewest) {
+            strongest = strongest.max(q.contract);
+            disk |= q.storage == Storage::Disk;
+        }
+        disk && strongest >= Contract::Disk
+    }
+
+    /// A broker lets an acknowledgement go; `durable` says which messages its disk holds.
+    pub fn acknowledged(&mut self, uid: u32, outcome: Outcome, life: Life, durable: &BTreeSet<u32>) {
+        if !matches!(outcome, Outcome::Stored | Outcome::Duplicate) {
+            return;
+        }
+        let needs = self.must_be_durable(uid);
+        let has = durable.contains(&uid);
+        if needs && !has && self.captures(uid).all(|q| q.overflow != Overflow::DropNewest) {
+            self.fail("acknowledged means kept: no ack before the sync", format!("message {uid}, {outcome:?}"));
+        }
+        let kept = Kept {
+            durable: needs && has,
+            process: life.process,
+            losses: life.losses,
+            stored: outcome == Outcome::Stored,
+        };
+        self.fates[uid as usize].kept.get_or_insert(kept);
+    }
+
+    /// A broker lets a message of a stored queue go to a consumer or a subscriber.
+    pub fn leaves(&mut self, seen: &Seen, durable: &BTreeSet<u32>) {
+        let Some(m) = self.messages.get(seen.uid as usize) else {
+            self.fail("what is delivered is what was published", format!("no such message: {}", seen.uid));
+            return;
+        };
+        let disk = m.retain || self.captures(seen.uid).any(|q| q.storage == Storage::Disk);
+        let all_disk =
+            self.captures(seen.uid).all(|q| q.storage == Storage::Disk && q.overflow != Overflow::DropNewest);
+        if disk && all_disk && seen.seq > 0 && !durable.contains(&seen.uid) {
+            self.fail("nothing is seen before it is durable", format!("message {} at {}", seen.uid, seen.seq));
+        }
+    }
+
+    /// The message itself, byte for byte.
+    fn same(&mut self, seen: &Seen) -> bool {
+        let Some(m) = self.messages.get(seen.uid as usize) else { return false };
+        let same = m.channel == seen.channel && payload(seen.uid, m.size) == seen.bytes;
+        let lane = m.priority == seen.lane;
+        if !same || !lane {
+            let detail =
+                format!("message {} on {:?} lane {}, {} bytes", seen.uid, seen.channel, seen.lane, seen.bytes.len());
+            self.fail("what is delivered is what was published", detail);
+        }
+        same
+    }
+
+    /// A consumer was opened.
+    pub fn reader(&mut self, key: &ReaderKey, filters: &[String]) {
+        self.readers.entry(key.clone()).or_default().filters = filters.to_vec();
+    }
+
+    /// A session of a consumer got a message.
+    pub fn delivered(&mut self, link: usize, key: &ReaderKey, seen: &Seen) {
+        if !self.same(seen) {
+            return;
+        }
+        let (host, queue, _) = key;
+        let place = (*host, queue.clone(), seen.epoch, seen.lane, seen.seq);
+        let before = *self.places.entry(place).or_insert(seen.uid);
+        if before != seen.uid {
+            let detail = format!("{queue} lane {} sequence {}: {before}, then {}", seen.lane, seen.seq, seen.uid);
+            self.fail("a place of a queue is never another message's", detail);
+        }
+        if let Some(of) = queue.strip_prefix("$dead/") {
+            self.dead.insert((*host, of.to_owned(), seen.uid));
+        } else if !self.captures(seen.uid).any(|q| q.name == *queue) {
+            self.fail("delivery only to matching filters", format!("{queue} captured {:?}", seen.channel));
+        }
+        let state = self.readers.entry(key.clone()).or_default();
+        if !state.filters.is_empty() && !state.filters.iter().any(|f| matches(f, &seen.channel)) {
+            let detail = format!("{key:?} was sent {:?}", seen.channel);
+            self.fail("delivery only to matching filters", detail);
+            return;
+        }
+        if seen.flags & item_flag::REDELIVERED != 0 {
+            return;
+        }
+        let at = format!("{key:?} lane {} sequence {} message {}", seen.lane, seen.seq, seen.uid);
+        let newest = state.newest.entry((link, seen.epoch, seen.lane)).or_default();
+        let last = std::mem::replace(newest, seen.seq);
+        if !state.fresh.insert((seen.epoch, seen.lane, seen.seq)) {
+            self.fail("a redelivery carries the flag", at);
+        } else if seen.seq < last {
+            self.fail("first deliveries are in the queue's order", format!("{at} after {last}"));
+        }
+    }
+
+    /// A session of a consumer acknowledged a message.
+    pub fn done(&mut self, key: &ReaderKey, uid: u32) {
+        self.readers.entry(key.clone()).or_default().done.insert(uid);
+    }
+
+    /// A subscriber of a filter got a message.
+    pub fn heard(&mut self, host: usize, filter: &str, seen: &Seen) {
+        if !self.same(seen) {
+            return;
+        }
+        if !matches(filter, &seen.channel) {
+            self.fail("delivery only to matching filters", format!("{filter:?} heard {:?}", seen.channel));
+        }
+        if seen.flags & item_flag::HAS_OFFSET != 0 {
+            let place = (host, seen.epoch, seen.channel.clone(), seen.offset);
+            let before = *self.offsets.entry(place).or_insert(seen.uid);
+            if before != seen.uid {
+                let detail = format!("{:?} offset {}: {before}, then {}", seen.channel, seen.offset, seen.uid);
+                self.fail("an offset that was seen is never another message's", detail);
+            }
+        }
+    }
+
+    /// Messages whose publishers wait for an answer.
+    pub fn unanswered(&self) -> impl Iterator<Item = u32> {
+        self.fates.iter().enumerate().filter(|(_, f)| !f.settled).map(|(uid, _)| uid as u32)
+    }
+
+    /// What was promised and is not there: message, reader, whether a policy may have dropped it, whether its age may.
+    pub fn missing(&self, life: &[Life]) -> Vec<(u32, ReaderKey, bool, bool)> {
+        let mut missing = Vec::new();
+        for (uid, fate) in self.fates.iter().enumerate() {
+            let Some(kept) = fate.kept else { continue };
+            let uid = uid as u32;
+            let m = &self.messages[uid as usize];
+            let now = life[m.host];
+            for q in self.captures(uid) {
+                let holds = match q.storage {
+                    Storage::Memory => kept.stored && kept.process == now.process,
+                    Storage::Disk => kept.durable || kept.losses == now.losses,
+                };
+                if !holds || self.dead.contains(&(m.host, q.name.clone(), uid)) {
+                    continue;
+                }
+                let readers = self.readers.iter().filter(|((host, queue, _), _)| *host == m.host && *queue == q.name);
+                for (key, state) in readers {
+                    let wants = state.filters.is_empty() || state.filters.iter().any(|f| matches(f, &m.channel));
+                    if wants && !state.done.contains(&uid) {
+                        missing.push((uid, key.clone(), q.overflow != Overflow::Reject, m.ttl_ms > 0));
+                    }
+                }
+            }
+        }
+        missing
+    }
+
+    /// The last judgement, when everything is quiet.
+    pub fn close(&mut self, life: &[Life]) {
+        let (mut dropped, mut expired) = (BTreeSet::new(), BTreeSet::new());
+        for (uid, key, droppable, mortal) in self.missing(life) {
+            match (droppable, mortal) {
+                (_, true) => drop(expired.insert((uid, key))),
+                (true, _) => drop(dropped.insert((uid, key.1))),
+                _ => self.fail(
+                    "no acknowledged message is lost",
+                    format!("message {uid} for {key:?}, {:?}", self.fates[uid as usize]),
+                ),
+            }
+        }
+        if dropped.len() as u64 > self.dropped {
+            let detail = format!("{} are missing, {} were counted", dropped.len(), self.dropped);
+            self.fail("what a policy drops is counted", detail);
+        }
+        if expired.len() as u64 > self.expired + self.dropped {
+            let detail = format!("{} are missing, {} were counted", expired.len(), self.expired);
+            self.fail("what expires is counted", detail);
+        }
+        self.check_order();
+    }
+
+    /// Copies of a message of which more than one may be stored: sent again without an id the broker remembers.
+    fn may_repeat(&self, uid: u32) -> bool {
+        let m = &self.messages[uid as usize];
+        self.fates[uid as usize].sends > 1 && (m.id.is_none() || !self.window_holds)
+    }
+
+    /// Order per publisher, queue and priority, and one copy an id.
+    fn check_order(&mut self) {
+        let mut last: BTreeMap<(usize, &str, u64, u8, usize), u32> = BTreeMap::new();
+        let mut copies: BTreeMap<(usize, &str, u64, u32), u64> = BTreeMap::new();
+        let mut broken = None;
+        for ((host, queue, epoch, lane, seq), uid) in &self.places {
+            let m = &self.messages[*uid as usize];
+            if queue.starts_with("$dead/") || self.may_repeat(*uid) {
+                continue;
+            }
+            if let Some(first) = copies.insert((*host, queue, *epoch, *uid), *seq) {
+                let detail = format!("message {uid} is at {first} and {seq} of {queue}");
+                broken.get_or_insert(Broken { promise: "no duplicate inside the dedupe window", detail });
+            }
+            if m.delay_ms > 0 {
+                continue;
+            }
+            if let Some(before) = last.insert((*host, queue, *epoch, *lane, m.publisher), *uid)
+                && before > *uid
+            {
+                let detail = format!("{queue} lane {lane}: message {before} before {uid} of publisher {}", m.publisher);
+                broken.get_or_insert(Broken { promise: "order per publisher, queue and priority", detail });
+            }
+        }
+        if let Some(Broken { promise, detail }) = broken {
+            self.fail(promise, detail);
+        }
+    }
+}
+
+fn matches(filter: &str, channel: &str) -> bool {
+    let channel = Channel::parse(channel).expect("a valid channel");
+    Filter::parse(filter).expect("a valid filter").matches(channel)
+}
+
+/// The payload of a message: its number, then a pattern of its own.
+pub fn payload(uid: u32, size: usize) -> Vec<u8> {
+    let mut bytes = uid.to_be_bytes().to_vec();
+    bytes.extend((4..size.max(4)).map(|i| (i as u32).wrapping_mul(31).wrapping_add(uid) as u8));
+    debug_assert_eq!(uid_of(&bytes), Some(uid));
+    bytes
+}

@@ -1,0 +1,386 @@
+//! The world of a seed: brokers, clients and connections on one queue of events, one clock, one source of randomness.
+//!
+//! Nothing here knows which broker is which: hosts, clients and links are numbered, and a plan says who speaks to whom.
+
+use crate::clients::Client;
+use crate::host::Host;
+use crate::ledger::{Broken, Ledger};
+use crate::net::{Link, Pipe};
+use crate::plan::{Fault, Plan};
+use crate::tap::Tap;
+use crate::trace::Trace;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use tidegate::broker::Event;
+use tidegate::model::Wall;
+
+/// How long after the healing everything must have come to rest, in microseconds.
+const REST_US: u64 = 120_000_000;
+/// Rest that is watched once nothing is missing any more, in microseconds.
+const QUIET_US: u64 = 2_000_000;
+/// Events of a run at most: time that does not pass is no progress either.
+const EVENTS_MAX: u64 = 3_000_000;
+
+/// What can happen. Those of a process name it, so that one that is gone hears nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ev {
+    Start(usize),
+    Timer(usize, u64),
+    Commit(usize, u64),
+    Tidy(usize, u64, u64),
+    Failed(usize, u64, bool),
+    Reopen(usize, u64, u64),
+    Read(usize, u64),
+    Space(usize, u64),
+    StopOver(usize, u64),
+    /// A piece arrives: link, whether at the broker.
+    Arrive(usize, bool),
+    /// The broker's end of a link is looked at.
+    Look(usize),
+    /// The client's end is.
+    Wake(usize),
+    /// An end learns that the link is lost: link, whether the broker's.
+    Lost(usize, bool),
+    Connect(usize),
+    ClientTimer(usize, u64),
+    /// A publisher has another message.
+    Ready(usize),
+    /// A consumer has worked on a delivery: client, link, tag, message, what it says.
+    Settle(usize, usize, u64, u32, Verdict),
+    Fault(usize),
+    /// A fault is over: host, which.
+    Mend(usize, bool),
+    Heal,
+    Check,
+}
+
+/// What a consumer says to a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    Ack,
+    Nack(u32),
+    GiveUp,
+}
+
+pub struct World<'t> {
+    pub rng: fastrand::Rng,
+    pub now_us: u64,
+    wall_us: i64,
+    order: u64,
+    queue: BinaryHeap<Reverse<(u64, u64, Ev)>>,
+    pub hosts: Vec<Host>,
+    pub links: Vec<Link>,
+    pub clients: Vec<Client>,
+    pub ledger: Ledger,
+    pub trace: &'t mut Trace,
+    pub commit_us: (u64, u64),
+    pub healed: bool,
+    quiet_since: Option<u64>,
+    heal_us: u64,
+    faults: Vec<(u64, Fault)>,
+}
+
+impl<'t> World<'t> {
+    pub fn new(plan: &Plan, trace: &'t mut Trace) -> Self {
+        let mut world = World {
+            rng: fastrand::Rng::with_seed(plan.seed),
+            now_us: 0,
+            wall_us: plan.wall_ms as i64 * 1_000,
+            order: 0,
+            queue: BinaryHeap::new(),
+            hosts: plan.hosts.iter().cloned().map(Host::new).collect(),
+            links: Vec::new(),
+            clients: Vec::new(),
+            ledger: Ledger::new(plan),
+            trace,
+            commit_us: plan.commit_us,
+            healed: false,
+            quiet_since: None,
+            heal_us: plan.heal_us,
+            faults: plan.faults.clone(),
+        };
+        for h in 0..world.hosts.len() {
+            world.at(0, Ev::Start(h));
+        }
+        for (c, client) in plan.clients.iter().enumerate() {
+            world.clients.push(Client::new(client, c, &plan.messages));
+            let at = 1_000 + world.rng.u64(..20_000);
+            world.at(at, Ev::Connect(c));
+        }
+        for message in &plan.messages {
+            world.at(message.at_us, Ev::Ready(message.publisher));
+        }
+        for (n, (at, _)) in plan.faults.iter().enumerate() {
+            world.at(*at, Ev::Fault(n));
+        }
+        world.at(plan.heal_us, Ev::Heal);
+        world
+    }
+
+    pub fn wall(&self) -> Wall {
+        Wall((self.wall_us + self.now_us as i64).max(0) as u64 / 1_000)
+    }
+
+    pub fn at(&mut self, at_us: u64, event: Ev) {
+        self.order += 1;
+        self.queue.push(Reverse((at_us, self.order, event)));
+    }
+
+    pub fn after(&mut self, us: u64, event: Ev) {
+        self.at(self.now_us + us, event);
+    }
+
+    /// Runs to the end; what was broken first, if anything.
+    pub fn run(&mut self) -> Option<Broken> {
+        while let Some(Reverse((at, _, event))) = self.queue.pop() {
+            self.now_us = at;
+            self.trace.at(at);
+            self.happen(event);
+            if self.trace.events > EVENTS_MAX {
+                self.ledger.fail("the broker makes progress", "too much happens in no time".into());
+            }
+            if self.ledger.broken.is_some() || self.is_over() {
+                break;
+            }
+        }
+        self.ledger.broken.clone()
+    }
+
+    fn alive(&self, h: usize, process: u64) -> bool {
+        self.hosts[h].life.process == process && self.hosts[h].broker.is_some()
+    }
+
+    fn happen(&mut self, event: Ev) {
+        match event {
+            Ev::Start(h) => self.start(h),
+            Ev::Timer(h, p) if self.alive(h, p) => self.timer(h),
+            Ev::Commit(h, p) if self.alive(h, p) => self.commit(h),
+            Ev::Tidy(h, p, busy) if self.alive(h, p) => self.tidy(h, busy),
+            Ev::Failed(h, p, full) if self.alive(h, p) => self.failed(h, full),
+            Ev::Reopen(h, p, pause) if self.alive(h, p) => self.reopen(h, pause),
+            Ev::Read(h, p) if self.alive(h, p) => self.read(h),
+            Ev::StopOver(h, p) if self.alive(h, p) => self.stop_over(h),
+            Ev::Space(h, p) if self.alive(h, p) => {
+                self.tell_space(h);
+                self.after(5_000_000, Ev::Space(h, p));
+            }
+            Ev::Arrive(l, up) => self.arrive(l, up),
+            Ev::Look(l) => self.look(l),
+            Ev::Wake(l) => self.wake(l),
+            Ev::Lost(l, true) => self.host_lost(l),
+            Ev::Lost(l, false) => self.client_lost(l),
+            Ev::Connect(c) => self.connect(c),
+            Ev::ClientTimer(c, at) => self.client_timer(c, at),
+            Ev::Ready(c) => self.ready(c),
+            Ev::Settle(c, l, tag, uid, verdict) => self.settle(c, l, tag, uid, verdict),
+            Ev::Fault(n) => self.fault(n),
+            Ev::Mend(h, writes) => {
+                if writes {
+                    self.hosts[h].disk.fail_writes(false);
+                } else {
+                    self.hosts[h].disk.fail_reads(false);
+                }
+                self.hosts[h].disk.set_space(None);
+                self.tell_space(h);
+            }
+            Ev::Heal => self.heal(),
+            Ev::Check => {
+                self.check_rest();
+                self.after(100_000, Ev::Check);
+            }
+            _ => {}
+        }
+    }
+
+    fn fault(&mut self, n: usize) {
+        let (_, fault) = self.faults[n];
+        self.trace.note("a fault", [n as u64, 0, 0]);
+        match fault {
+            Fault::Power(h, cut, lost) => self.cut(h, cut, lost),
+            Fault::Kill(h) => self.die(h, false),
+            Fault::Stop(h) => self.stop(h),
+            Fault::Full(h, bytes, us) => {
+                self.hosts[h].disk.set_space(Some(bytes));
+                self.tell_space(h);
+                self.after(us, Ev::Mend(h, true));
+            }
+            Fault::Broken(h, writes, us) => {
+                if writes {
+                    self.hosts[h].disk.fail_writes(true);
+                } else {
+                    self.hosts[h].disk.fail_reads(true);
+                }
+                self.after(us, Ev::Mend(h, writes));
+            }
+            Fault::Stall(h, us) => self.hosts[h].stall_until = self.now_us + us,
+            Fault::Wall(ms) => {
+                self.wall_us += ms * 1_000;
+                for h in 0..self.hosts.len() {
+                    self.tell(h, Event::Timeout);
+                }
+            }
+            Fault::Lose(c, up, bytes) => {
+                if let Some(l) = self.clients[c].link {
+                    let link = &mut self.links[l];
+                    let pipe = if up { &mut link.up } else { &mut link.down };
+                    pipe.lost_after = Some(bytes.max(1));
+                }
+            }
+            Fault::Silence(c) => {
+                if let Some(l) = self.clients[c].link {
+                    self.links[l].silent = true;
+                }
+            }
+            Fault::Leave(c) => self.leave(c),
+        }
+    }
+
+    fn heal(&mut self) {
+        self.trace.note("everything heals", [0; 3]);
+        self.healed = true;
+        for h in 0..self.hosts.len() {
+            let disk = self.hosts[h].disk.clone();
+            disk.set_space(None);
+            disk.fail_writes(false);
+            disk.fail_reads(false);
+            disk.cut_at_never();
+            self.hosts[h].cut_after_acks = None;
+            self.hosts[h].stall_until = 0;
+            self.tell_space(h);
+        }
+        for c in 0..self.clients.len() {
+            self.settle_held(c);
+        }
+        self.at(self.now_us, Ev::Check);
+    }
+
+    fn check_rest(&mut self) {
+        let lives: Vec<_> = self.hosts.iter().map(|h| h.life).collect();
+        let waits = self.ledger.unanswered().next();
+        let missing = self.ledger.missing(&lives).into_iter().find(|(.., droppable, mortal)| !droppable && !mortal);
+        if waits.is_none() && missing.is_none() {
+            self.quiet_since.get_or_insert(self.now_us);
+        } else {
+            self.quiet_since = None;
+        }
+        if self.now_us > self.heal_us + REST_US {
+            if let Some(uid) = waits {
+                self.ledger.fail("every publish is answered once everything works", format!("message {uid}"));
+            }
+            self.close_books();
+        }
+    }
+
+    fn is_over(&mut self) -> bool {
+        if self.now_us > self.heal_us + REST_US {
+            return true;
+        }
+        let over = self.quiet_since.is_some_and(|since| self.now_us > since + QUIET_US);
+        if over {
+            self.close_books();
+        }
+        over
+    }
+
+    // -- links --
+
+    pub fn dial(&mut self, c: usize) -> Option<usize> {
+        let h = self.clients[c].plan.host;
+        let l = self.links.len();
+        let conn = self.accept(h, l)?;
+        let plan = &self.clients[c].plan;
+        let pipe = || Pipe { capacity: plan.capacity, delay_us: plan.delay_us, rate: plan.rate, ..Pipe::default() };
+        let (up, down) = (pipe(), pipe());
+        self.links.push(Link {
+            client: c,
+            host: h,
+            conn,
+            up,
+            down,
+            unsent: VecDeque::new(),
+            client_open: true,
+            host_open: true,
+            closing: false,
+            silent: false,
+            looking: false,
+            waking: false,
+            numbers: BTreeMap::new(),
+            tap: Tap::default(),
+        });
+        self.opened(h, conn);
+        Some(l)
+    }
+
+    pub fn look_later(&mut self, l: usize) {
+        if !std::mem::replace(&mut self.links[l].looking, true) {
+            let us = self.rng.u64(1..30);
+            self.after(us, Ev::Look(l));
+        }
+    }
+
+    pub fn wake_later(&mut self, l: usize) {
+        if !std::mem::replace(&mut self.links[l].waking, true) {
+            let us = self.rng.u64(1..30);
+            self.after(us, Ev::Wake(l));
+        }
+    }
+
+    /// Bytes or an end are on the way.
+    pub fn move_later(&mut self, l: usize, up: bool) {
+        let link = &mut self.links[l];
+        let pipe = if up { &mut link.up } else { &mut link.down };
+        if std::mem::replace(&mut pipe.moving, true) {
+            return;
+        }
+        let (least, most) = pipe.delay_us;
+        let us = self.rng.u64(least..=most) + (pipe.way.len().min(2_000) * 1_000 / pipe.rate.max(1)) as u64;
+        self.after(us, Ev::Arrive(l, up));
+    }
+
+    fn arrive(&mut self, l: usize, up: bool) {
+        let some = self.rng.u8(..4) == 0;
+        let cut = self.rng.usize(1..=2_000);
+        let link = &mut self.links[l];
+        let pipe = if up { &mut link.up } else { &mut link.down };
+        pipe.moving = false;
+        if link.silent || !(link.client_open || link.host_open) {
+            return;
+        }
+        let count = if some { cut } else { 2_000.max(pipe.rate) };
+        let lost = pipe.arrive(count);
+        if !pipe.way.is_empty() {
+            self.move_later(l, up);
+        }
+        if up {
+            self.look_later(l);
+        } else {
+            self.wake_later(l);
+        }
+        if lost {
+            self.lose(l, false);
+        }
+    }
+
+    /// The connection is gone; each end learns it at its own time, or never (`silent`).
+    pub fn lose(&mut self, l: usize, silent: bool) {
+        let link = &mut self.links[l];
+        link.up.way.clear();
+        link.down.way.clear();
+        link.silent = true;
+        if silent {
+            return;
+        }
+        let (a, b) = (self.rng.u64(..50_000), self.rng.u64(..50_000));
+        self.after(a, Ev::Lost(l, true));
+        self.after(b, Ev::Lost(l, false));
+    }
+
+    /// A broker is gone with all its connections.
+    pub fn lose_all(&mut self, h: usize, silent: bool) {
+        let conns = std::mem::take(&mut self.hosts[h].conns);
+        for l in conns.into_values() {
+            self.links[l].host_open = false;
+            self.lose(l, silent);
+        }
+    }
+}
