@@ -429,7 +429,8 @@ impl Broker {
 
     /// Lets go what the rules of a queue let go.
     pub(super) fn release(&mut self, queue: usize) {
-        let (freed, aged) = self.mount.queues[queue].release(self.now.wall);
+        let (freed, aged) =
+            self.mount.queues[queue].release(|age_ms| self.leaps.back(Wall(self.now.wall.0.saturating_sub(age_ms))));
         self.counters.expired += aged;
         if !freed.is_empty() {
             self.push_freed(queue, &freed);

@@ -336,7 +336,7 @@ impl Broker {
 
     /// Appends up to about `bytes_max` bytes to send to this connection (at least one frame if there is one).
     pub fn poll_transmit(&mut self, now: crate::model::Now, conn: ConnId, out: &mut Vec<u8>, max: usize) -> Transmit {
-        self.now = now;
+        self.advance(now);
         self.build(conn);
         let room = self.settings.limits.outbox_bytes_max as usize / 2;
         let Some(c) = self.conns.get_mut(&conn) else { return Transmit::Close };

@@ -445,7 +445,7 @@ impl Broker {
             self.lose(q, consumer, lane, seq);
             return;
         };
-        if is_expired(&entry, stored, self.now.wall) {
+        if self.is_expired(&entry, stored) {
             consumer.settle(lane, seq);
             self.counters.expired += 1;
             return;
@@ -562,6 +562,7 @@ impl Broker {
             if !trimmed {
                 log::error!("queue {name:?} lane {}: {lost} messages cannot be read and are skipped", lane.get());
                 self.counters.lost += lost;
+                self.renew_epoch(q);
             }
             consumer.lost += lost;
             consumer.dirty = true;
@@ -588,6 +589,7 @@ impl Broker {
             let Some((stored, entry)) = reader.next_entry() else {
                 log::error!("queue {:?}: a damaged block is skipped", self.mount.queues[q].settings.name);
                 self.counters.lost += u64::from(place.left);
+                self.renew_epoch(q);
                 consumer.lost += u64::from(place.left);
                 let end = place.seq + u64::from(place.left);
                 consumer.lane_mut(lane).skip_to(end);
@@ -598,8 +600,9 @@ impl Broker {
             place.left -= 1;
             place.seq += 1;
             let wanted = wanted(&consumer.filters, &entry);
-            if !wanted || is_expired(&entry, stored, now.wall) {
-                self.counters.expired += u64::from(wanted);
+            let expired = wanted && self.is_expired(&entry, stored);
+            if !wanted || expired {
+                self.counters.expired += u64::from(expired);
                 consumer.lane_mut(lane).cursor = seq + 1;
                 consumer.dirty = true;
                 continue;
@@ -622,6 +625,10 @@ impl Broker {
             }
         }
         consumer.lane_mut(lane).at = Some(place);
+    }
+
+    fn is_expired(&self, entry: &Entry<'_>, stored: Wall) -> bool {
+        self.is_over_ttl(Record::decode(entry.data).map_or(0, |r| r.ttl_ms), stored)
     }
 
     pub(super) fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
@@ -678,11 +685,6 @@ fn wanted(filters: &[String], entry: &Entry<'_>) -> bool {
     let Ok(record) = Record::decode(entry.data) else { return true };
     let matches = |f: &String| Filter::parse(f).is_ok_and(|f| f.matches(record.channel));
     filters.iter().any(matches)
-}
-
-fn is_expired(entry: &Entry<'_>, stored: Wall, now: Wall) -> bool {
-    let ttl = Record::decode(entry.data).map_or(0, |r| r.ttl_ms);
-    ttl != 0 && now.ms_since(stored) >= u64::from(ttl)
 }
 
 fn delivery<'a>(flags: u8, lane: Priority, seq: u64, attempt: u32, stored: Wall, entry: &Entry<'a>) -> DeliverItem<'a> {

@@ -182,6 +182,8 @@ pub fn serve_with<M: Machine + 'static>(
     }
     let seed = entropy::seed().map_err(|error| ServeError::System("no randomness", error))?;
     let machine = build(now, Arc::clone(&settings), &*stores.reader, seed)?;
+    // The store's row of the clock is written seldom; messages may be of later.
+    steady.raise(machine.clock_floor());
 
     let listeners = bind(&settings.listen, &folder)?;
     let listening = Ready {

@@ -143,6 +143,13 @@ impl DedupeWindow {
         self.ring.len() > self.ids_max + (self.ids_max / 64).max(IDS_OVER)
     }
 
+    /// The clock was set forward by so much: what was taken before was taken as long ago as ever.
+    pub fn shift(&mut self, by_ms: u64) {
+        for group in &mut self.groups {
+            group.taken = group.taken.plus_ms(by_ms);
+        }
+    }
+
     /// Forgets what is over the bounds, a bounded number of ids at a time but always more than came since; returns the
     /// positions whose rows on disk are gone whole, each once.
     pub fn expire(&mut self, now: Wall) -> Vec<Position> {
