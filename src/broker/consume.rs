@@ -58,6 +58,20 @@ impl Broker {
             Filter::parse(filter).map_err(|e| (Code::BadFilter, format!("{filter:?}: {e}")))?;
             wanted.push(filter.to_owned());
         }
+        let mut attachment = Attachment {
+            id: self.ids + 1,
+            conn,
+            stream,
+            credit_messages: 0,
+            credit_bytes: 0,
+            paused: false,
+            next_tag: 1,
+            tags: VecDeque::new(),
+        };
+        if !attachment.add_credit(head.credit_messages, head.credit_bytes) {
+            return Err((Code::CreditOverflow, "more than 2^31-1 messages or bytes of credit".into()));
+        }
+        // The last that may refuse: what is refused leaves no consumer that holds the queue's messages.
         let index = match self.mount.queues[q].consumer_index(head.name) {
             Some(index) => index,
             None => self.add_consumer(q, head)?,
@@ -75,20 +89,7 @@ impl Broker {
             let what = format!("other sessions consume {:?} as {:?} with other filters", head.queue, head.name);
             return Err((Code::Conflict, what));
         }
-        let id = self.ids + 1;
-        let mut attachment = Attachment {
-            id,
-            conn,
-            stream,
-            credit_messages: 0,
-            credit_bytes: 0,
-            paused: false,
-            next_tag: 1,
-            tags: VecDeque::new(),
-        };
-        if !attachment.add_credit(head.credit_messages, head.credit_bytes) {
-            return Err((Code::CreditOverflow, "more than 2^31-1 messages or bytes of credit".into()));
-        }
+        let id = attachment.id;
         self.ids = id;
         let new = (
             if head.window == 0 { window_max } else { head.window.min(window_max) },
@@ -142,16 +143,20 @@ impl Broker {
         for (priority, at) in starts {
             consumer.lane_mut(priority).cursor = at;
         }
-        Ok(match queue.consumers.iter().position(Option::is_none) {
-            Some(free) => {
-                queue.consumers[free] = Some(consumer);
-                free
-            }
+        let volume = queue.volume;
+        let index = match queue.consumers.iter().position(Option::is_none) {
+            Some(free) => free,
             None => {
-                queue.consumers.push(Some(consumer));
+                queue.consumers.push(None);
                 queue.consumers.len() - 1
             }
-        })
+        };
+        if volume == Volume::Disk {
+            // After a cut it would not be known what it was given: that is to carry the flag of a redelivery then.
+            consumer.born = self.disk.bear((q, index));
+        }
+        self.mount.queues[q].consumers[index] = Some(consumer);
+        Ok(index)
     }
 
     /// A session's part in a consumer is over.
@@ -334,8 +339,11 @@ impl Broker {
         }
         let Some(queue) = self.mount.queues.get_mut(q) else { return };
         let Some(mut consumer) = queue.consumers.get_mut(c).and_then(Option::take) else { return };
-        self.pump_retries(q, c, &mut consumer, None);
-        self.pump_new(q, c, &mut consumer);
+        // Looked at again when its birth is durable.
+        if consumer.born <= self.disk.durable {
+            self.pump_retries(q, c, &mut consumer, None);
+            self.pump_new(q, c, &mut consumer);
+        }
         if let Some((due, ..)) = consumer.waiting.first().filter(|(due, ..)| *due > self.now.wall) {
             self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(due.ms_since(self.now.wall)));
         }

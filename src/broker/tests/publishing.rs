@@ -77,7 +77,10 @@ fn a_refused_message_leaves_no_id_and_fences_what_follows() {
     let small = QueueSettings { messages_max: 2, keep: Keep::Interest, ..queue("small", "#") };
     let mut w = World::new(vec![small]);
     let c = w.connect();
-    w.publish_batch(c, 1, "a", &["1".into(), "2".into(), "3".into(), "4".into()]);
+    w.publish_batch(c, 1, "a", &["1".into(), "2".into()]);
+    // The refused one has an id, which is not remembered: its retry is no duplicate.
+    w.publish_with(c, 3, Contract::Queue, |r| r.id = id(3), "a", "3");
+    w.publish(c, 4, "a", "4");
     let full = Err(Code::QueueFull);
     let fenced = Err(Code::Fenced);
     let stored = Ok(Outcome::Stored);

@@ -16,8 +16,11 @@ fn when_space_is_low_alarms_are_still_taken_and_acks_go_on_and_it_recovers_by_it
     w.publish(c, 1, "a", "before");
     w.frames(c);
     w.event(Event::Disk { free_bytes: 1 });
-    w.publish_with(c, 2, Contract::Queue, |r| r.priority = Priority::MAX, "a", "alarm");
-    w.publish(c, 3, "a", "bulk");
+    // The lowest that is an alarm, and the highest that is not.
+    let alarm = w.broker.settings().store.alarm_priority;
+    let at = |priority: u8| Priority::new(priority).expect("below ten");
+    w.publish_with(c, 2, Contract::Queue, |r| r.priority = at(alarm), "a", "alarm");
+    w.publish_with(c, 3, Contract::Queue, |r| r.priority = at(alarm - 1), "a", "bulk");
     assert_eq!(w.verdicts(c), [(2, Ok(Outcome::Stored)), (3, Err(Code::StorageFull))]);
     let r = w.connect();
     w.consume(r, 1, "main", "r");
