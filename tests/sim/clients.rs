@@ -537,9 +537,7 @@ fn read_event(assembler: &mut Assembler, event: Event<'_>) -> Got {
         Event::PublishNack { stream: PUBLISH_STREAM, nack } => {
             Got::Nack(nack.first, nack.count, Code::from_u16(nack.code), nack.retry_after_ms)
         }
-        Event::Deliver { head, payload, more, .. } => {
-            Got::Messages(assembler.frame(Some(head), payload, more))
-        }
+        Event::Deliver { head, payload, more, .. } => Got::Messages(assembler.frame(Some(head), payload, more)),
         Event::Chunk { kind: FrameType::Deliver, payload, more, .. } => {
             Got::Messages(assembler.frame(None, payload, more))
         }

@@ -13,7 +13,7 @@ use tidegate::schedule::SteadyWall;
 use tidegate::store::block::BlockReader;
 use tidegate::store::testing::{FaultyDisk, Lost};
 use tidegate::store::{
-    Batch, Finding, MemoryStore, Op, OpenOptions, ReadRequest, Reader, Store, StoreError, Table, open_on, perform, schema,
+    Batch, MemoryStore, Op, OpenOptions, ReadRequest, Reader, Store, StoreError, Table, open_on, perform, schema,
 };
 
 /// A read of a socket.
@@ -113,7 +113,8 @@ impl World<'_> {
             Err(error) => {
                 let faulty = host.disk.is_off();
                 (host.store, host.reader) = (None, None);
-                self.trace.note("a store that cannot be read", [h as u64, u64::from(faulty), error.to_string().len() as u64]);
+                self.trace
+                    .note("a store that cannot be read", [h as u64, u64::from(faulty), error.to_string().len() as u64]);
                 self.start_later(h, 200_000);
                 return;
             }
@@ -128,7 +129,10 @@ impl World<'_> {
     }
 
     fn open(&mut self, h: usize) -> Option<Box<dyn Store>> {
-        let options = OpenOptions { cache_bytes: 1 << 20, now: self.wall(), ..OpenOptions::default() };
+        // A small journal, so that it is folded several times in a life.
+        let (now, random) = (self.wall(), 1 + h as u128);
+        let options =
+            OpenOptions { cache_bytes: 1 << 20, now, journal_bytes: 96 << 10, random, ..OpenOptions::default() };
         if self.hosts[h].disk.is_off() {
             let lost = self.hosts[h].lost;
             self.hosts[h].disk.power_on(lost);
@@ -136,8 +140,8 @@ impl World<'_> {
         match open_on(Arc::new(self.hosts[h].disk.clone()), &options) {
             Ok(opened) => {
                 for finding in &opened.findings {
-                    if let Finding::SetAside { why, .. } = finding {
-                        self.ledger.fail("a store that was only cut off is never set aside", why.clone());
+                    if finding.is_loss() {
+                        self.ledger.fail("a store that was only cut off loses nothing", finding.to_string());
                     }
                 }
                 Some(Box::new(opened.store))
@@ -351,7 +355,9 @@ impl World<'_> {
     pub fn tidy(&mut self, h: usize, busy: u64) {
         let host = &mut self.hosts[h];
         let process = host.life.process;
-        let Some(store) = host.store.as_mut().filter(|_| host.busy == busy && host.committing.is_none()) else { return };
+        let Some(store) = host.store.as_mut().filter(|_| host.busy == busy && host.committing.is_none()) else {
+            return;
+        };
         match store.tidy() {
             Ok(true) => self.after(1_000, Ev::Tidy(h, process, busy)),
             Ok(false) => {}

@@ -137,7 +137,8 @@ impl Ledger {
             return;
         };
         let disk = m.retain || self.captures(seen.uid).any(|q| q.storage == Storage::Disk);
-        let all_disk = self.captures(seen.uid).all(|q| q.storage == Storage::Disk && q.overflow != Overflow::DropNewest);
+        let all_disk =
+            self.captures(seen.uid).all(|q| q.storage == Storage::Disk && q.overflow != Overflow::DropNewest);
         if disk && all_disk && seen.seq > 0 && !durable.contains(&seen.uid) {
             self.fail("nothing is seen before it is durable", format!("message {} at {}", seen.uid, seen.seq));
         }
@@ -149,7 +150,8 @@ impl Ledger {
         let same = m.channel == seen.channel && payload(seen.uid, m.size) == seen.bytes;
         let lane = m.priority == seen.lane;
         if !same || !lane {
-            let detail = format!("message {} on {:?} lane {}, {} bytes", seen.uid, seen.channel, seen.lane, seen.bytes.len());
+            let detail =
+                format!("message {} on {:?} lane {}, {} bytes", seen.uid, seen.channel, seen.lane, seen.bytes.len());
             self.fail("what is delivered is what was published", detail);
         }
         same
@@ -259,7 +261,10 @@ impl Ledger {
             match (droppable, mortal) {
                 (_, true) => drop(expired.insert((uid, key))),
                 (true, _) => drop(dropped.insert((uid, key.1))),
-                _ => self.fail("no acknowledged message is lost", format!("message {uid} for {key:?}, {:?}", self.fates[uid as usize])),
+                _ => self.fail(
+                    "no acknowledged message is lost",
+                    format!("message {uid} for {key:?}, {:?}", self.fates[uid as usize]),
+                ),
             }
         }
         if dropped.len() as u64 > self.dropped {

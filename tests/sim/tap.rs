@@ -1,7 +1,7 @@
 //! Reads what a broker sends at the moment it leaves, before the network can delay or lose it: promises are broken there.
 
-use tidegate::wire::{self, Decoded, Deliver, DeliverItems, FLAG_CONT, FLAG_MORE, FrameType, Outcome};
 use tidegate::model::Record;
+use tidegate::wire::{self, Decoded, Deliver, DeliverItems, FLAG_CONT, FLAG_MORE, FrameType, Outcome};
 
 /// A message as it travels.
 #[derive(Clone, Debug)]
@@ -43,7 +43,8 @@ impl Assembler {
             return Vec::new();
         }
         let head = self.head.take().expect("a chunk follows its first");
-        let items = DeliverItems::parse(&self.bytes, head.count, head.total).expect("a broker's deliver frame is well-formed");
+        let items =
+            DeliverItems::parse(&self.bytes, head.count, head.total).expect("a broker's deliver frame is well-formed");
         let tags = (0..).map(|i| if head.first_tag == 0 { 0 } else { head.first_tag + i });
         tags.zip(items)
             .map(|(tag, item)| {
