@@ -5,8 +5,8 @@
 # usage: scripts/bench-peers.sh [--quick] [--only NAME,...] [--rounds N] [--static] [--results FILE] [--as-is]
 #
 #   --quick       one short round
-#   --only        some of: tidegate redis mosquitto nats rabbitmq footprint [default: all but rabbitmq, which takes a
-#                 minute to start and is measured only when named]
+#   --only        some of: tidegate redis mosquitto nats rabbitmq footprint [default: all but rabbitmq, which brings
+#                 Erlang along and is measured only when named]
 #   --rounds      how often everything is measured [default: 3, quick 1]
 #   --static      measures the static musl build as well (made by scripts/build-static.sh)
 #   --results     adds the lines of JSON to this file and makes the tables of all that it holds then
@@ -187,6 +187,7 @@ start_rabbitmq() {
     worker=$server
     for ((tries = 0; tries < 5; tries++)); do
         if [[ $(<"/proc/$worker/comm") == beam* ]]; then
+            servers+=("$worker")
             return
         fi
         worker=$(pgrep -P "$worker" | head -n 1)
@@ -271,6 +272,8 @@ round() {
         start_rabbitmq
         acknowledged rabbitmq-quorum rabbit
         finish
+        # Its name server goes on by itself; this one is on a port of ours.
+        ERL_EPMD_PORT=$((port + 10002)) epmd -kill >/dev/null || true
         worker=''
     fi
 }

@@ -93,7 +93,8 @@ fn raw_frame(kind: FrameType, flags: u16, head: &[u8], payload: &[u8]) -> Vec<u8
     bytes.extend_from_slice(&flags.to_be_bytes());
     bytes.extend_from_slice(&u16::try_from(head.len()).expect("a head's length fits").to_be_bytes());
     bytes.extend_from_slice(&u32::try_from(payload.len()).expect("a payload's length fits").to_be_bytes());
-    bytes.extend_from_slice(&[0, 0, 0, 1]);
+    let of_session = matches!(kind, FrameType::Close | FrameType::Ping);
+    bytes.extend_from_slice(&u32::from(!of_session).to_be_bytes());
     bytes.extend_from_slice(&[0; 8]);
     bytes.extend_from_slice(head);
     bytes.extend_from_slice(payload);

@@ -1,11 +1,12 @@
 //! A mount's space: its queues, who listens where, its ids and retained values.
 
 use crate::config::{Keep, Overflow, QueueSettings};
-use crate::model::{ConnId, Epoch, MountId, QueueId};
+use crate::model::{ConnId, Epoch, MountId, Position, QueueId};
 use crate::queue::{DedupeWindow, Queue};
 use crate::routing::Table;
 use crate::store::QueueKey;
 use crate::store::schema::Counters as Numbers;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -43,6 +44,8 @@ pub(super) struct Route {
     pub(super) queues: Vec<usize>,
     /// Live subscriptions.
     pub(super) subscriptions: Vec<StreamRef>,
+    /// The last commit after which subscribers hear a message of this route: until then none may overtake it.
+    pub(super) owed: Cell<Position>,
 }
 
 /// Routes remembered; beyond it they are found anew.

@@ -1,9 +1,8 @@
 //! A publish: judged whole before anything of it is kept.
 
-use super::Broker;
 use super::commit::LiveItem;
-use super::conn::Stream;
 use super::mount::Route;
+use super::{Broker, Effect};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::model::{ConnId, Position, Record, RecordError, Volume};
 use crate::protocols::{Fault, Records};
@@ -212,6 +211,7 @@ impl Broker {
         let mut live = LiveItem { lane: record.priority.get(), stored_ms: now.wall.0, ..LiveItem::default() };
         let mut stored = false;
         let (mut disk, mut memory) = (false, false);
+        let history = self.history_queue(route);
         let sharers = takers
             .iter()
             .filter(|(q, a)| *a != Admission::DropNewest && self.mount.queues[*q].volume == Volume::Disk)
@@ -240,8 +240,10 @@ impl Broker {
             }
             let shared = body.filter(|_| self.mount.queues[q].volume == Volume::Disk);
             let placed = self.append(q, record, bytes, shared);
-            if live.seq == 0 || (live.offset.is_none() && placed.offset.is_some()) {
-                live = LiveItem { stored_ms: live.stored_ms, ..placed };
+            // The channel's history is that of one queue: another's offsets would be a different count.
+            let mine = history == Some(q);
+            if live.seq == 0 || mine {
+                live = LiveItem { stored_ms: live.stored_ms, offset: placed.offset.filter(|_| mine), ..placed };
             }
         }
         if record.retain {
@@ -253,33 +255,41 @@ impl Broker {
             self.counters.published += 1;
             self.counters.published_bytes += bytes.len() as u64;
         }
-        let dropped = !stored && !takers.is_empty();
-        if !dropped {
+        // On disk was asked and no disk took it: that a queue in memory did is not what is said.
+        let kept = stored && (disk || asked < Contract::Disk);
+        let outcome = match (kept, stored || !takers.is_empty()) {
+            (true, _) => Outcome::Stored,
+            (false, true) => Outcome::Dropped,
+            (false, false) => Outcome::LiveOnly,
+        };
+        if outcome != Outcome::Dropped {
             self.remember(record, disk, memory);
         }
-        if !route.subscriptions.is_empty() && record.delay_ms == 0 {
+        let heard = !route.subscriptions.is_empty() && record.delay_ms == 0;
+        // What the disk's queue dropped must not overtake what it took.
+        let behind = heard && !self.health.is_failed() && route.owed.get() > self.disk.durable;
+        if heard {
             // Also where the publisher does not wait: an offset that was seen must never be another message's.
-            if disk {
+            if disk || behind {
+                route.owed.set(self.disk.next());
                 self.disk.fan_out_later(route, live, bytes);
             } else {
                 self.fan_out(route, live, bytes);
             }
         }
-        if disk {
+        if disk || behind {
             self.disk.urge(now.mono);
         }
         if memory {
             self.memory.urge(now.mono);
         }
-        let outcome = match (stored, dropped) {
-            (true, _) => Outcome::Stored,
-            (false, true) => Outcome::Dropped,
-            (false, false) => {
-                self.counters.live_only += 1;
-                Outcome::LiveOnly
-            }
-        };
+        self.counters.live_only += u64::from(outcome == Outcome::LiveOnly);
         Taken { outcome, wait }
+    }
+
+    /// The queue whose offsets and epoch are those of the route's channel.
+    pub(super) fn history_queue(&self, route: &Route) -> Option<usize> {
+        route.queues.iter().copied().find(|&q| self.mount.queues[q].settings.history)
     }
 
     /// What must be durable before the publisher is told.
@@ -303,6 +313,11 @@ impl Broker {
         self.mount.dedupe.remember(record.id, self.now.wall, stored);
         if disk {
             self.disk.push_id(record.id.0);
+        }
+        // A commit to disk forgets as it leaves; without one the window would grow until the next housekeeping.
+        if !disk && self.mount.dedupe.is_over() {
+            let gone = self.mount.dedupe.expire(self.now.wall);
+            self.forget_ids(&gone);
         }
     }
 
@@ -370,10 +385,16 @@ impl Broker {
 
     /// Hands a message to the live subscriptions of its route.
     pub(super) fn fan_out(&mut self, route: &Route, item: LiveItem, record: &[u8]) {
+        let waiting_max = self.settings.limits.outbox_bytes_max as usize;
         for &(conn, stream) in &route.subscriptions {
             let Some(c) = self.conns.get_mut(&conn) else { continue };
-            if let Some(Stream::Subscription(_)) = c.session.streams.get(&stream) {
+            if !c.takes_live(stream, record.len(), waiting_max) {
                 self.deliver_live(conn, stream, item, record);
+                continue;
+            }
+            self.counters.fanned_out += 1;
+            if c.item(stream, item.epoch, 0, &item.deliver(0, record)) {
+                self.effects.push_back(Effect::Wake { conn });
             }
         }
     }

@@ -150,10 +150,12 @@ impl Queue {
             Overflow::DropNewest => Admission::DropNewest,
             // What is larger than the queue can never fit, and bulk must not push alarms out.
             Overflow::DropOldest if bytes > s.bytes_max => Admission::Reject,
-            Overflow::DropOldest => match self.lanes().find(|l| l.messages() > 0) {
-                Some(lowest) if lowest.priority <= priority => Admission::DropOldest,
-                _ => Admission::DropNewest,
-            },
+            Overflow::DropOldest => {
+                let may_go = || self.lanes().filter(|l| l.priority <= priority);
+                let (messages, held) = may_go().fold((0, 0), |(m, b), l| (m + l.messages(), b + l.bytes()));
+                let fits = self.messages() - messages < s.messages_max && self.bytes() - held + bytes <= s.bytes_max;
+                if fits { Admission::DropOldest } else { Admission::DropNewest }
+            }
         }
     }
 
@@ -181,8 +183,9 @@ impl Queue {
     }
 
     /// Trims what every rule lets go: consumed (by `keep`) and too old. Returns what was freed, by lane; the second
-    /// number says how many of them age alone took.
-    pub fn release(&mut self, now: Wall) -> (Vec<(Priority, Freed)>, u64) {
+    /// number says how many of them age alone took. `before` tells the stamp below which messages are older than so many
+    /// milliseconds.
+    pub fn release(&mut self, before: impl Fn(u64) -> Wall) -> (Vec<(Priority, Freed)>, u64) {
         let mut freed = Vec::new();
         let mut aged = 0;
         let by_consumers = self.settings.keep != Keep::Limits && self.consumers.iter().any(Option::is_some);
@@ -194,8 +197,7 @@ impl Queue {
                 below = below.max(done.unwrap_or(0).min(lane.visible));
             }
             if self.settings.age_ms_max > 0 {
-                let limit = Wall(now.0.saturating_sub(self.settings.age_ms_max));
-                let old = lane.since(limit).min(lane.visible);
+                let old = lane.since(before(self.settings.age_ms_max)).min(lane.visible);
                 aged += old.saturating_sub(below);
                 below = below.max(old);
             }
@@ -225,6 +227,14 @@ impl Queue {
     pub fn may_link(&mut self, channel: &str, forgotten: &mut Vec<Box<str>>) -> bool {
         let heads = self.lanes.each_ref().map(|l| l.as_ref().map_or(u64::MAX, |l| l.head));
         self.channels.may_link(channel, self.settings.channels_max, heads, forgotten)
+    }
+
+    /// Whether a consumer has yet to be sent what a process that was cut off may have delivered: such deliveries carry
+    /// the flag, and after an orderly stop no less.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        let suspect = |c: &Consumer| c.lanes.iter().flatten().any(|l| l.cursor < l.suspect_below);
+        self.volume == Volume::Disk && self.consumers.iter().flatten().any(suspect)
     }
 
     /// The consumer of this name.
@@ -280,19 +290,31 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_alarms_make_no_room_for_bulk_and_the_bound_holds() {
+        let mut q = queue(Overflow::DropOldest, 100);
+        q.settings.bytes_max = 100;
+        for (lane, bytes) in [(0, 10), (9, 80)] {
+            q.lane_mut(p(lane)).append(bytes, Wall(0));
+        }
+        assert_eq!(q.admit(50, p(3)), Admission::DropNewest, "the oldest bulk is not enough, and alarms stay");
+        assert_eq!(q.admit(20, p(3)), Admission::DropOldest);
+        assert_eq!(q.admit(50, p(9)), Admission::DropOldest);
+    }
+
+    #[test]
     fn interest_keeps_until_the_last_consumer_passed() {
         let mut q = queue(Overflow::Reject, 100);
         for _ in 0..10 {
             q.lane_mut(p(0)).append(10, Wall(0));
         }
         q.lane_mut(p(0)).visible = 11;
-        assert!(q.release(Wall(0)).0.is_empty());
+        assert!(q.release(|_| Wall(0)).0.is_empty());
         let mut fast = Consumer::new("fast");
         fast.lane_mut(p(0)).cursor = 8;
         let mut slow = Consumer::new("slow");
         slow.lane_mut(p(0)).cursor = 4;
         q.consumers = vec![Some(fast), Some(slow)];
-        assert_eq!(q.release(Wall(0)).0[0].1.messages, 3);
+        assert_eq!(q.release(|_| Wall(0)).0[0].1.messages, 3);
         assert_eq!(q.messages(), 7);
     }
 

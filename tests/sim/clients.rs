@@ -123,6 +123,7 @@ impl World<'_> {
             return;
         };
         self.trace.note("a client connects", [c as u64, l as u64, 0]);
+        self.active_us = self.now_us;
         let now = self.ms();
         let client = &mut self.clients[c];
         client.link = Some(l);
@@ -200,6 +201,7 @@ impl World<'_> {
             return;
         }
         self.clients[c].timer_us = None;
+        self.trace.note("a client's timer", [c as u64, 0, 0]);
         if self.clients[c].link.is_none() {
             return;
         }
@@ -432,6 +434,9 @@ impl World<'_> {
             };
             match refused {
                 Some(Some(code)) if code.is_retryable() => {
+                    // From here on again, even when nothing new comes.
+                    let at = p.uids.iter().position(|u| *u == uid).expect("a message of its own");
+                    p.cursor = p.cursor.min(at);
                     if code != Code::Fenced {
                         p.wait_us = self.now_us + u64::from(retry_ms.clamp(5, 200)) * 1_000;
                     }
@@ -483,7 +488,7 @@ impl World<'_> {
                     }
                     (s.last, s.exact) = (Some((seen.epoch, seen.offset)), true);
                 }
-                self.ledger.heard(host, &filter, &seen);
+                self.ledger.heard(l, host, &filter, &seen);
             }
             Role::Publisher(_) => self.ledger.fail("a publisher is sent no messages", format!("client {c}")),
         }
@@ -512,6 +517,7 @@ impl World<'_> {
             let key = w.key.clone();
             self.ledger.done(&key, uid);
         }
+        self.active_us = self.now_us;
         self.trace.note("a delivery is answered", [c as u64, u64::from(uid), tag]);
         self.flush(c);
     }

@@ -341,6 +341,7 @@ impl World<'_> {
             Ok(done) => {
                 host.durable.extend(batches.iter().flat_map(uids));
                 let busy = host.busy;
+                self.last_commits.push_back(self.now_us);
                 self.trace.note("a commit", [h as u64, done.position.0, done.bytes_written]);
                 self.tell(h, Event::Committed { volume: Volume::Disk, done });
                 self.after(20_000, Ev::Tidy(h, process, busy));
@@ -370,6 +371,7 @@ impl World<'_> {
             self.die(h, true);
             return;
         }
+        self.ledger.store_failed = true;
         let full = matches!(error, StoreError::Full(_));
         self.trace.note("the store fails", [h as u64, u64::from(full), error.to_string().len() as u64]);
         let host = &mut self.hosts[h];
@@ -563,6 +565,9 @@ impl World<'_> {
         self.links[l].tap.feed(out, &mut told);
         let h = self.links[l].host;
         let mut cut = false;
+        if !told.is_empty() {
+            self.active_us = self.now_us;
+        }
         for told in told {
             match told {
                 Told::Ack(first, count, outcome) => {
@@ -605,14 +610,16 @@ impl World<'_> {
         }
     }
 
+    /// Messages that policies dropped and that expired, as all processes so far counted them.
+    pub fn counted(&self) -> (u64, u64) {
+        let running = self.hosts.iter().filter_map(|h| h.broker.as_ref()).map(Broker::counters);
+        let start = (self.ledger.dropped, self.ledger.expired);
+        running.fold(start, |(dropped, expired), c| (dropped + c.dropped_full, expired + c.expired))
+    }
+
     /// When everything is over: nothing may be waiting, and the books are closed.
     pub fn close_books(&mut self) {
-        for host in &self.hosts {
-            if let Some(broker) = &host.broker {
-                self.ledger.dropped += broker.counters().dropped_full;
-                self.ledger.expired += broker.counters().expired;
-            }
-        }
+        (self.ledger.dropped, self.ledger.expired) = self.counted();
         let lives: Vec<Life> = self.hosts.iter().map(|h| h.life).collect();
         self.ledger.close(&lives);
     }

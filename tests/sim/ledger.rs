@@ -71,9 +71,12 @@ pub struct Ledger {
     offsets: BTreeMap<(usize, u64, String, u64), u32>,
     /// Dead letters seen: host, queue.
     dead: BTreeSet<(usize, String, u32)>,
-    /// Last acknowledged retained value: host, channel.
+    /// Last message heard by connection, channel and publisher.
+    live: BTreeMap<(usize, String, usize), u32>,
     pub dropped: u64,
     pub expired: u64,
+    /// A commit failed in a process that went on.
+    pub store_failed: bool,
     pub broken: Option<Broken>,
 }
 
@@ -101,14 +104,12 @@ impl Ledger {
 
     /// Whether its ack may leave only after a sync.
     fn must_be_durable(&self, uid: u32) -> bool {
-        let asked = self.messages[uid as usize].contract;
-        let mut strongest = asked;
-        let mut disk = self.messages[uid as usize].retain;
-        for q in self.captures(uid).filter(|q| q.overflow != Overflow::DropNewest) {
-            strongest = strongest.max(q.contract);
-            disk |= q.storage == Storage::Disk;
-        }
-        disk && strongest >= Contract::Disk
+        // A queue that drops the newest (or bulk for an alarm) may not have taken it; what was asked for holds even then.
+        let asked = self.messages[uid as usize].contract >= Contract::Disk;
+        let by_queue = |q: &QueueSettings| {
+            q.storage == Storage::Disk && q.contract >= Contract::Disk && q.overflow == Overflow::Reject
+        };
+        asked || self.captures(uid).any(by_queue)
     }
 
     /// A broker lets an acknowledgement go; `durable` says which messages its disk holds.
@@ -118,7 +119,7 @@ impl Ledger {
         }
         let needs = self.must_be_durable(uid);
         let has = durable.contains(&uid);
-        if needs && !has && self.captures(uid).all(|q| q.overflow != Overflow::DropNewest) {
+        if needs && !has {
             self.fail("acknowledged means kept: no ack before the sync", format!("message {uid}, {outcome:?}"));
         }
         let kept = Kept {
@@ -204,12 +205,21 @@ impl Ledger {
     }
 
     /// A subscriber of a filter got a message.
-    pub fn heard(&mut self, host: usize, filter: &str, seen: &Seen) {
+    pub fn heard(&mut self, link: usize, host: usize, filter: &str, seen: &Seen) {
         if !self.same(seen) {
             return;
         }
         if !matches(filter, &seen.channel) {
             self.fail("delivery only to matching filters", format!("{filter:?} heard {:?}", seen.channel));
+        }
+        let m = &self.messages[seen.uid as usize];
+        if seen.flags & item_flag::RETAINED == 0 && m.delay_ms == 0 && self.fates[seen.uid as usize].sends == 1 {
+            let stream = (link, seen.channel.clone(), m.publisher);
+            let before = self.live.insert(stream, seen.uid);
+            if before.is_some_and(|before| before >= seen.uid) {
+                let detail = format!("{:?}: message {} after {before:?}", seen.channel, seen.uid);
+                self.fail("a subscriber hears a publisher in order", detail);
+            }
         }
         if seen.flags & item_flag::HAS_OFFSET != 0 {
             let place = (host, seen.epoch, seen.channel.clone(), seen.offset);
@@ -292,6 +302,13 @@ impl Ledger {
         for ((host, queue, epoch, lane, seq), uid) in &self.places {
             let m = &self.messages[*uid as usize];
             if queue.starts_with("$dead/") || self.may_repeat(*uid) {
+                continue;
+            }
+            let memory = self.queues[*host].iter().any(|q| q.name == *queue && q.storage == Storage::Memory);
+            let mixed = memory && (m.retain || self.captures(*uid).any(|q| q.storage == Storage::Disk));
+            let dropping = |q: &QueueSettings| q.storage == Storage::Disk && q.overflow != Overflow::Reject;
+            if mixed && (self.store_failed || self.captures(*uid).any(dropping)) {
+                // The disk alone failed or dropped it: the second copy is the one that was asked for.
                 continue;
             }
             if let Some(first) = copies.insert((*host, queue, *epoch, *uid), *seq) {

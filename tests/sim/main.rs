@@ -7,6 +7,7 @@
 //! - `world` is the executor: one queue of events, one clock, connections (`net`).
 //! - `host` runs a broker as the daemon does, on a disk that loses power, fills up and fails.
 //! - `clients` publish, consume and subscribe with the real core.
+//! - `scenarios` are worlds with a name, among them the control that must fail.
 //! - `tap` reads what a broker sends at the moment it leaves; `ledger` knows what was promised and judges it.
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
@@ -16,6 +17,7 @@ mod host;
 mod ledger;
 mod net;
 mod plan;
+mod scenarios;
 mod tap;
 mod trace;
 mod world;
@@ -102,6 +104,6 @@ fn the_same_seed_gives_the_same_run() {
         let plan = Plan::random(seed);
         let (first, second) = (run(&plan, false).1, run(&plan, false).1);
         assert_eq!((first.events, first.hash()), (second.events, second.hash()), "seed {seed}");
-        assert!(first.events > 100, "seed {seed} does something");
+        assert!(first.events > 20, "seed {seed} does something");
     }
 }

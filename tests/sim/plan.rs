@@ -23,6 +23,8 @@ pub struct Plan {
     pub commit_us: (u64, u64),
     /// Whether ids stay in the dedupe window for the whole run.
     pub window_holds: bool,
+    /// The control: syncs do nothing.
+    pub disks_lie: bool,
 }
 
 /// A message and what is asked for it.
@@ -145,6 +147,7 @@ impl Plan {
             wall_ms: one(rng, &[1_700_000_000_000, 1_700_000_000_000, 0, 4_102_444_800_000]),
             commit_us: one(rng, &[(50, 400), (100, 3_000), (1_000, 20_000)]),
             window_holds: true,
+            disks_lie: false,
         };
         for _ in 0..rng.usize(1..=3) {
             plan.add_publisher(rng, ttl);

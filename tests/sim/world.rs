@@ -18,6 +18,8 @@ use tidegate::model::Wall;
 const REST_US: u64 = 120_000_000;
 /// Rest that is watched once nothing is missing any more, in microseconds.
 const QUIET_US: u64 = 2_000_000;
+/// Commits a broker may make while nothing is said, for what expires or falls due.
+const IDLE_COMMITS_MAX: usize = 8;
 /// Events of a run at most: time that does not pass is no progress either.
 const EVENTS_MAX: u64 = 3_000_000;
 
@@ -76,6 +78,10 @@ pub struct World<'t> {
     pub commit_us: (u64, u64),
     pub healed: bool,
     quiet_since: Option<u64>,
+    /// When commits ended.
+    pub last_commits: VecDeque<u64>,
+    /// When something was last said that is not a heartbeat.
+    pub active_us: u64,
     heal_us: u64,
     faults: Vec<(u64, Fault)>,
 }
@@ -96,10 +102,13 @@ impl<'t> World<'t> {
             commit_us: plan.commit_us,
             healed: false,
             quiet_since: None,
+            last_commits: VecDeque::new(),
+            active_us: 0,
             heal_us: plan.heal_us,
             faults: plan.faults.clone(),
         };
         for h in 0..world.hosts.len() {
+            world.hosts[h].disk.lie_about_sync(plan.disks_lie);
             world.at(0, Ev::Start(h));
         }
         for (c, client) in plan.clients.iter().enumerate() {
@@ -257,8 +266,11 @@ impl<'t> World<'t> {
     fn check_rest(&mut self) {
         let lives: Vec<_> = self.hosts.iter().map(|h| h.life).collect();
         let waits = self.ledger.unanswered().next();
-        let missing = self.ledger.missing(&lives).into_iter().find(|(.., droppable, mortal)| !droppable && !mortal);
-        if waits.is_none() && missing.is_none() {
+        let missing = self.ledger.missing(&lives);
+        let count = |of: fn(bool, bool) -> bool| missing.iter().filter(|(.., d, m)| of(*d, *m)).count() as u64;
+        let (dropped, expired) = self.counted();
+        let lost = count(|d, m| !d && !m) > 0 || count(|d, m| d && !m) > dropped || count(|_, m| m) > expired;
+        if waits.is_none() && !lost {
             self.quiet_since.get_or_insert(self.now_us);
         } else {
             self.quiet_since = None;
@@ -277,9 +289,18 @@ impl<'t> World<'t> {
         }
         let over = self.quiet_since.is_some_and(|since| self.now_us > since + QUIET_US);
         if over {
+            self.check_idle();
             self.close_books();
         }
         over
+    }
+
+    /// Nothing happens any more: what is written now wears the flash out for nothing.
+    fn check_idle(&mut self) {
+        let idle = self.last_commits.iter().filter(|at| **at > self.active_us + QUIET_US / 4).count();
+        if idle > IDLE_COMMITS_MAX * self.hosts.len() {
+            self.ledger.fail("an idle broker writes nothing", format!("{idle} commits"));
+        }
     }
 
     // -- links --

@@ -1,9 +1,11 @@
 //! The broker's promises, one by one, on a fake clock and stores in memory.
 
+mod clocks;
 mod consuming;
 mod crash;
 mod live;
 mod publishing;
 mod review;
+mod simulated;
 mod storage;
 mod world;
