@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tidegate::broker::{Broker, Effect, Event, Peer, Transmit, Volume};
 use tidegate::config::Settings;
-use tidegate::model::{ConnId, Mono, Now, Record, Wall};
+use tidegate::model::{ConnId, Mono, MountId, Now, Priority, QueueId, Record, Wall};
 use tidegate::schedule::SteadyWall;
 use tidegate::store::block::BlockReader;
 use tidegate::store::testing::{FaultyDisk, Lost};
 use tidegate::store::{
-    Batch, Finding, MemoryStore, Op, OpenOptions, ReadRequest, Reader, Store, StoreError, Table, open_on, perform,
-    schema,
+    Batch, Finding, MemoryStore, Op, OpenOptions, QueueKey, ReadRequest, Reader, Store, StoreError, Table, open_on,
+    perform, schema,
 };
 
 /// A read of a socket.
@@ -125,8 +125,21 @@ impl World<'_> {
         host.reads.clear();
         host.durable.append(&mut host.uncertain);
         self.trace.note("a broker starts", [h as u64, process, 0]);
+        self.look_for_losses(h);
         self.tell_space(h);
         self.after(5_000_000, Ev::Space(h, process));
+    }
+
+    /// What was promised and is not done with must be on the disk now: a publisher that sends it again, because the answer
+    /// did not reach it, would hide its loss.
+    fn look_for_losses(&mut self, h: usize) {
+        let Some(found) = self.hosts[h].reader.as_deref().and_then(|reader| stored(reader).ok()) else { return };
+        let lives: Vec<Life> = self.hosts.iter().map(|h| h.life).collect();
+        for (uid, reader, droppable, mortal) in self.ledger.missing(&lives) {
+            if reader.0 == h && !droppable && !mortal && !found.contains(&uid) {
+                self.ledger.fail("no acknowledged message is lost", format!("message {uid} for {reader:?}"));
+            }
+        }
     }
 
     fn open(&mut self, h: usize) -> Option<Box<dyn Store>> {
@@ -625,6 +638,39 @@ impl World<'_> {
     pub fn mono(&self) -> Mono {
         Mono(1_000_000 + self.now_us)
     }
+}
+
+/// The messages a store holds, whatever the queue.
+fn stored(reader: &dyn Reader) -> Result<BTreeSet<u32>, StoreError> {
+    let mut found = BTreeSet::new();
+    let mut queues = Vec::new();
+    reader.scan(Table::Queue, &[], &[], &mut |key, _| {
+        let number = |at: usize| u32::from_be_bytes(key[at..at + 4].try_into().expect("four bytes"));
+        queues.push(QueueKey { mount: MountId(number(0)), queue: QueueId(number(4)) });
+        true
+    })?;
+    let mut record = |bytes: &[u8]| found.extend(Record::decode(bytes).ok().and_then(|r| uid_of(r.payload)));
+    for queue in queues {
+        for lane in (0..=9).filter_map(Priority::new) {
+            let mut from = 1;
+            loop {
+                let blocks = reader.page(queue, lane, from, 1 << 20)?;
+                let Some(last) = blocks.last() else { break };
+                from = last.first + u64::from(last.count);
+                for block in &blocks {
+                    let mut entries = BlockReader::new(&block.bytes).expect("a block is well-formed");
+                    while let Some((_, entry)) = entries.next_entry() {
+                        record(entry.data);
+                    }
+                }
+            }
+        }
+    }
+    reader.scan(Table::Delayed, &[], &[], &mut |_, value| {
+        record(value);
+        true
+    })?;
+    Ok(found)
 }
 
 /// The messages a batch makes durable.
