@@ -623,10 +623,6 @@ impl Broker {
         }
         consumer.lane_mut(lane).at = Some(place);
     }
-
-    pub(super) fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
-        self.conns.get(&conn).is_none_or(|c| len <= c.session.peer_message_bytes_max as usize)
-    }
 }
 
 const NEVER_DELIVERED: Fault = Fault::new(Code::NeverDelivered, "a tag of this range was never delivered");

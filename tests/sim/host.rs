@@ -1,20 +1,19 @@
 //! A broker as the daemon runs it: the real machine and the real store, on a disk that fails when told to.
 
+use crate::contents::{stored, uids};
 use crate::ledger::Life;
 use crate::plan::Cut;
-use crate::tap::{Told, uid_of};
+use crate::tap::Told;
 use crate::world::{Ev, World};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tidegate::broker::{Broker, Effect, Event, Peer, Transmit, Volume};
 use tidegate::config::Settings;
-use tidegate::model::{ConnId, Mono, MountId, Now, Priority, QueueId, Record, Wall};
+use tidegate::model::{ConnId, Mono, Now, Wall};
 use tidegate::schedule::SteadyWall;
-use tidegate::store::block::BlockReader;
 use tidegate::store::testing::{FaultyDisk, Lost};
 use tidegate::store::{
-    Batch, Finding, MemoryStore, Op, OpenOptions, QueueKey, ReadRequest, Reader, Store, StoreError, Table, open_on,
-    perform, schema,
+    Batch, Finding, MemoryStore, OpenOptions, ReadRequest, Reader, Store, StoreError, Table, open_on, perform, schema,
 };
 
 /// A read of a socket.
@@ -177,7 +176,7 @@ impl World<'_> {
         self.ledger.dropped += broker.counters().dropped_full;
         self.ledger.expired += broker.counters().expired;
         host.life.losses += 1;
-        let in_flight: Vec<u32> = host.committing.take().iter().flatten().flat_map(|b| uids(b)).collect();
+        let in_flight: Vec<u32> = host.committing.take().iter().flatten().flat_map(uids).collect();
         host.uncertain.extend(in_flight);
         // Before the store is dropped: it must not be closed in order.
         host.disk.cut();
@@ -638,64 +637,4 @@ impl World<'_> {
     pub fn mono(&self) -> Mono {
         Mono(1_000_000 + self.now_us)
     }
-}
-
-/// The messages a store holds, whatever the queue.
-fn stored(reader: &dyn Reader) -> Result<BTreeSet<u32>, StoreError> {
-    let mut found = BTreeSet::new();
-    let mut queues = Vec::new();
-    reader.scan(Table::Queue, &[], &[], &mut |key, _| {
-        let number = |at: usize| u32::from_be_bytes(key[at..at + 4].try_into().expect("four bytes"));
-        queues.push(QueueKey { mount: MountId(number(0)), queue: QueueId(number(4)) });
-        true
-    })?;
-    let mut record = |bytes: &[u8]| found.extend(Record::decode(bytes).ok().and_then(|r| uid_of(r.payload)));
-    for queue in queues {
-        for lane in (0..=9).filter_map(Priority::new) {
-            let mut from = 1;
-            loop {
-                let blocks = reader.page(queue, lane, from, 1 << 20)?;
-                let Some(last) = blocks.last() else { break };
-                from = last.first + u64::from(last.count);
-                for block in &blocks {
-                    let mut entries = BlockReader::new(&block.bytes).expect("a block is well-formed");
-                    while let Some((_, entry)) = entries.next_entry() {
-                        record(entry.data);
-                    }
-                }
-            }
-        }
-    }
-    reader.scan(Table::Delayed, &[], &[], &mut |_, value| {
-        record(value);
-        true
-    })?;
-    Ok(found)
-}
-
-/// The messages a batch makes durable.
-fn uids(batch: &Batch) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut record = |bytes: &[u8]| found.extend(Record::decode(bytes).ok().and_then(|r| uid_of(r.payload)));
-    for op in &batch.ops {
-        match op {
-            Op::Append { block, .. } => {
-                let mut reader = BlockReader::new(block).expect("a block is well-formed");
-                while let Some((_, entry)) = reader.next_entry() {
-                    if entry.body.is_none() {
-                        record(entry.data);
-                    }
-                }
-            }
-            Op::Put { table: Table::Delayed, value, .. } => record(value),
-            Op::Put { table: Table::Retained, value, .. } => record(&value[8..]),
-            _ => {}
-        }
-    }
-    for op in &batch.ops {
-        if let Op::Body { bytes, .. } = op {
-            found.extend(uid_of(bytes));
-        }
-    }
-    found
 }
