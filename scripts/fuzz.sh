@@ -43,7 +43,8 @@ seed_corpus() {
     esac
 }
 
-# fuzz TARGET SECONDS: one target, its output in a file.
+# fuzz TARGET SECONDS: one target, its output in a file. Without a sanitizer: the crate forbids unsafe code, and makes several
+# times the runs so.
 fuzz() {
     local target=$1 seconds=$2 dict=()
     if [[ -f fuzz/dict/$target.dict ]]; then

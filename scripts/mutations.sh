@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly work=target/mutations
+# A mutation may make a test wait for ever.
+readonly TEST_SECONDS_MAX=300
 export CARGO_TARGET_DIR=$PWD/$work/target
 # Built often and run shortly.
 export CARGO_PROFILE_TEST_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_TEST_DEBUG=0 CARGO_INCREMENTAL=1
@@ -90,7 +92,7 @@ for patch in "${patches[@]}"; do
     verdict=caught
     if ! run "$log" "${command[@]}" --no-run; then
         verdict="DOES NOT BUILD"
-    elif run "$log" "${command[@]}"; then
+    elif run "$log" timeout --kill-after=10 "$TEST_SECONDS_MAX" "${command[@]}"; then
         verdict=SURVIVED
     elif ! grep -q '^test result: FAILED' "$log"; then
         # It did not end by itself, or stopped the whole process: seen, but not by an assertion.

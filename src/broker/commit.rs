@@ -48,6 +48,8 @@ struct Gathering {
     channels: BTreeSet<(usize, Box<str>)>,
     fanout: Fanout,
     publishers: Vec<(ConnId, u32)>,
+    /// Consumers that are written for the first time: queue and place.
+    born: Vec<(usize, usize)>,
     /// Since when a publish waits.
     urgent: Option<Mono>,
     /// Since when something waits that may ride on a publish.
@@ -60,6 +62,7 @@ struct Flight {
     visible: Vec<(usize, Priority, u64)>,
     fanout: Fanout,
     publishers: Vec<(ConnId, u32)>,
+    born: Vec<(usize, usize)>,
     bytes: usize,
 }
 
@@ -154,6 +157,12 @@ impl VolumeState {
     pub(super) fn urge(&mut self, now: Mono) {
         self.gathering.messages += 1;
         self.gathering.urgent.get_or_insert(now);
+    }
+
+    /// A consumer is to be written at once; it is given nothing before the position returned is durable.
+    pub(super) fn bear(&mut self, consumer: (usize, usize)) -> Position {
+        self.gathering.born.push(consumer);
+        self.next
     }
 
     /// Something may ride on the next commit, or be committed after a while.
@@ -267,6 +276,8 @@ impl Broker {
         let wait_until = match (g.urgent, g.lazy) {
             // As many messages as half the last batch show that the usual crowd has arrived; a lone publisher's next
             // message meets a last batch of one and never waits.
+            // A new consumer waits for nothing else, and comes seldom.
+            _ if !g.born.is_empty() => now,
             (Some(_), _) if volume == Volume::Memory || g.messages.saturating_mul(2) >= v.last_messages => now,
             (Some(since), _) => since.plus_us(store.linger_us),
             (None, Some(_)) if volume == Volume::Memory => now,
@@ -316,6 +327,7 @@ impl Broker {
             visible: g.lanes.into_iter().map(visible).collect(),
             fanout: g.fanout,
             publishers: g.publishers,
+            born: g.born,
             bytes: g.bytes,
         });
         self.effects.push_back(Effect::Commit { volume, batches: vec![Batch { position, ops: g.ops }] });
@@ -339,6 +351,7 @@ impl Broker {
             lane.visible = lane.visible.max(next);
             self.pump_queue(queue);
         }
+        self.pumps.extend(flight.born);
         let mut from = 0;
         for FanItem { end, route, item } in &flight.fanout.items {
             self.fan_out(route, *item, &flight.fanout.records[from..*end]);
@@ -429,7 +442,8 @@ impl Broker {
 
     /// Lets go what the rules of a queue let go.
     pub(super) fn release(&mut self, queue: usize) {
-        let (freed, aged) = self.mount.queues[queue].release(self.now.wall);
+        let (freed, aged) =
+            self.mount.queues[queue].release(|age_ms| self.leaps.back(Wall(self.now.wall.0.saturating_sub(age_ms))));
         self.counters.expired += aged;
         if !freed.is_empty() {
             self.push_freed(queue, &freed);

@@ -36,6 +36,63 @@ pub(super) struct Conn {
     over: bool,
 }
 
+impl Conn {
+    /// Adds a message to what a stream is sent; whether the edge must be asked to look.
+    pub(super) fn item(&mut self, stream: u32, epoch: u64, tag: u64, item: &DeliverItem<'_>) -> bool {
+        if self.told_end {
+            return false;
+        }
+        let goal = DELIVER_BYTES_GOAL.min(self.session.peer_frame_bytes_max as usize);
+        let need = item.record.len() + wire::DELIVER_ITEM_OVERHEAD_BYTES_MAX;
+        let b = &self.building;
+        let joins = b.count > 0 && b.stream == stream && b.epoch == epoch && b.items.len() + need <= goal;
+        if !joins {
+            self.build();
+        }
+        let b = &mut self.building;
+        if b.count == 0 {
+            (b.stream, b.epoch, b.first_tag) = (stream, epoch, tag);
+        }
+        b.count += 1;
+        wire::append_item(&mut b.items, item);
+        !std::mem::replace(&mut self.woken, true)
+    }
+
+    /// Frames the items gathered so far.
+    fn build(&mut self) {
+        let b = &mut self.building;
+        if b.count == 0 {
+            return;
+        }
+        let head = Deliver { epoch: b.epoch, first_tag: b.first_tag, count: b.count, total: b.items.len() as u32 };
+        let data = self.session.outbox.data();
+        if b.count == 1 {
+            append_message(data, b.stream, FrameType::Deliver, &head, &b.items);
+        } else {
+            wire::append(data, FrameType::Deliver, 0, b.stream, Some(&head), &[&b.items]);
+        }
+        b.count = 0;
+        b.items.clear();
+        if b.items.capacity() > 2 * DELIVER_BYTES_GOAL {
+            b.items = Vec::new();
+        }
+    }
+
+    /// Bytes of messages that wait.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.session.outbox.data_len() + self.building.items.len()
+    }
+
+    /// Whether a message of this length may go to this subscription at once, nothing else being to do for it.
+    pub(super) fn takes_live(&self, stream: u32, len: usize, waiting_max: usize) -> bool {
+        let Some(Stream::Subscription(subscription)) = self.session.streams.get(&stream) else { return false };
+        let waiting = self.waiting_bytes();
+        subscription.is_even()
+            && len <= self.session.peer_message_bytes_max as usize
+            && (waiting == 0 || waiting + len <= waiting_max)
+    }
+}
+
 /// What a stream of a session is.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -121,45 +178,62 @@ impl Broker {
         if matches!(c.session.phase, Phase::Closing(_)) {
             return;
         }
-        let mut kept = std::mem::take(&mut c.session.partial);
-        let input = if kept.is_empty() {
-            bytes
-        } else {
-            kept.extend_from_slice(bytes);
-            &kept
-        };
-        let mut at = 0;
+        let kept = std::mem::take(&mut c.session.partial);
         // Strangers may not make us keep what only the welcome allows.
-        let mut payload_max = if c.session.is_open() { open_max } else { FRAME_PAYLOAD_BYTES_FLOOR };
-        let outcome = loop {
-            match wire::decode(&input[at..], payload_max) {
-                Ok(Decoded::Frame(frame, len)) => {
-                    at += len;
-                    if let Err(fault) = self.handle_frame(conn, frame) {
-                        break Err(fault);
-                    }
+        let payload_max = if c.session.is_open() { open_max } else { FRAME_PAYLOAD_BYTES_FLOOR };
+        let outcome = self.handle_bytes(conn, kept, bytes, payload_max, open_max);
+        let (rest, progressed) = match outcome {
+            Ok(Some(rest)) => rest,
+            Ok(None) => return,
+            Err(fault) => return self.fail(conn, fault.code, &fault.detail),
+        };
+        if let Some(c) = self.conns.get_mut(&conn) {
+            let incomplete = !rest.is_empty();
+            c.session.partial = rest;
+            c.session.handle_frame_state(self.now.mono, incomplete, progressed);
+            self.arm_session(conn);
+            self.hold_or_release(conn);
+        }
+    }
+
+    /// Handles all whole frames of what was kept and what follows it. Gives back what is to be kept now and whether a frame
+    /// was whole, or nothing when the session is over.
+    fn handle_bytes(
+        &mut self,
+        conn: ConnId,
+        mut kept: Vec<u8>,
+        mut bytes: &[u8],
+        mut payload_max: u32,
+        open_max: u32,
+    ) -> Result<Option<(Vec<u8>, bool)>, Fault> {
+        let mut progressed = false;
+        loop {
+            // Of what follows only as much is copied as the kept frame needs.
+            let input = if kept.is_empty() { bytes } else { &kept };
+            match wire::decode(input, payload_max)? {
+                Decoded::Frame(frame, len) => {
+                    progressed = true;
+                    self.handle_frame(conn, frame)?;
                     match self.conns.get(&conn).map(|c| c.session.phase) {
-                        None | Some(Phase::Closing(_)) => return,
+                        None | Some(Phase::Closing(_)) => return Ok(None),
                         Some(Phase::Open) => payload_max = open_max,
                         Some(Phase::Greeting(_)) => {}
                     }
+                    if kept.is_empty() {
+                        bytes = &bytes[len..];
+                    } else {
+                        debug_assert_eq!(len, kept.len(), "it was given exactly what it needed");
+                        kept = Vec::new();
+                    }
                 }
-                Ok(Decoded::Incomplete(_)) => break Ok(()),
-                Err(error) => break Err(Fault::from(error)),
+                Decoded::Incomplete(_) if bytes.is_empty() => return Ok(Some((kept, progressed))),
+                Decoded::Incomplete(_) if kept.is_empty() => return Ok(Some((bytes.to_vec(), progressed))),
+                Decoded::Incomplete(need) => {
+                    let (more, rest) = bytes.split_at((need - kept.len()).min(bytes.len()));
+                    kept.extend_from_slice(more);
+                    bytes = rest;
+                }
             }
-        };
-        if let Err(fault) = outcome {
-            self.fail(conn, fault.code, &fault.detail);
-            return;
-        }
-        let incomplete = at < input.len();
-        // A frame that comes a byte at a time is not copied each time.
-        let rest = if at == 0 && !kept.is_empty() { kept } else { input[at..].to_vec() };
-        if let Some(c) = self.conns.get_mut(&conn) {
-            c.session.partial = rest;
-            c.session.handle_frame_state(self.now.mono, incomplete, at > 0);
-            self.arm_session(conn);
-            self.hold_or_release(conn);
         }
     }
 
@@ -262,7 +336,7 @@ impl Broker {
 
     /// Appends up to about `bytes_max` bytes to send to this connection (at least one frame if there is one).
     pub fn poll_transmit(&mut self, now: crate::model::Now, conn: ConnId, out: &mut Vec<u8>, max: usize) -> Transmit {
-        self.now = now;
+        self.advance(now);
         self.build(conn);
         let room = self.settings.limits.outbox_bytes_max as usize / 2;
         let Some(c) = self.conns.get_mut(&conn) else { return Transmit::Close };
@@ -459,48 +533,23 @@ impl Broker {
 
     /// Adds a message to what a stream is sent.
     pub(super) fn item(&mut self, conn: ConnId, stream: u32, epoch: u64, tag: u64, item: &DeliverItem<'_>) {
-        let Some(c) = self.conns.get_mut(&conn).filter(|c| !c.told_end) else { return };
-        let goal = DELIVER_BYTES_GOAL.min(c.session.peer_frame_bytes_max as usize);
-        let need = item.record.len() + wire::DELIVER_ITEM_OVERHEAD_BYTES_MAX;
-        let b = &c.building;
-        let joins = b.count > 0 && b.stream == stream && b.epoch == epoch && b.items.len() + need <= goal;
-        if !joins {
-            self.build(conn);
+        if let Some(c) = self.conns.get_mut(&conn)
+            && c.item(stream, epoch, tag, item)
+        {
+            self.effects.push_back(Effect::Wake { conn });
         }
-        let Some(c) = self.conns.get_mut(&conn) else { return };
-        let b = &mut c.building;
-        if b.count == 0 {
-            (b.stream, b.epoch, b.first_tag) = (stream, epoch, tag);
-        }
-        b.count += 1;
-        wire::append_item(&mut b.items, item);
-        self.wake(conn);
     }
 
     /// Frames the items gathered so far.
     pub(super) fn build(&mut self, conn: ConnId) {
-        let Some(c) = self.conns.get_mut(&conn) else { return };
-        let b = &mut c.building;
-        if b.count == 0 {
-            return;
-        }
-        let head = Deliver { epoch: b.epoch, first_tag: b.first_tag, count: b.count, total: b.items.len() as u32 };
-        let data = c.session.outbox.data();
-        if b.count == 1 {
-            append_message(data, b.stream, FrameType::Deliver, &head, &b.items);
-        } else {
-            wire::append(data, FrameType::Deliver, 0, b.stream, Some(&head), &[&b.items]);
-        }
-        b.count = 0;
-        b.items.clear();
-        if b.items.capacity() > 2 * DELIVER_BYTES_GOAL {
-            b.items = Vec::new();
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.build();
         }
     }
 
     /// Bytes of messages that wait for a connection.
     pub(super) fn waiting_bytes(&self, conn: ConnId) -> usize {
-        self.conns.get(&conn).map_or(0, |c| c.session.outbox.data_len() + c.building.items.len())
+        self.conns.get(&conn).map_or(0, Conn::waiting_bytes)
     }
 
     /// Asks the edge to look at a connection.

@@ -8,7 +8,7 @@ use crate::model::{Channel, ConnId, Filter, Priority, Record, Volume, Wall};
 use crate::protocols::Fault;
 use crate::queue::{Attachment, Consumer, Cursor, Failed, PendingState};
 use crate::store::block::{BLOCK_HEADER_BYTES, BlockReader, Entry};
-use crate::store::{Block, Op, ReadRequest, ReadResult, Table, schema};
+use crate::store::{Block, ReadRequest, ReadResult};
 use crate::wire::{Ack, Code, Consume, Credit, DeliverItem, FilterItems, Nack, Start, item_flag};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -58,6 +58,20 @@ impl Broker {
             Filter::parse(filter).map_err(|e| (Code::BadFilter, format!("{filter:?}: {e}")))?;
             wanted.push(filter.to_owned());
         }
+        let mut attachment = Attachment {
+            id: self.ids + 1,
+            conn,
+            stream,
+            credit_messages: 0,
+            credit_bytes: 0,
+            paused: false,
+            next_tag: 1,
+            tags: VecDeque::new(),
+        };
+        if !attachment.add_credit(head.credit_messages, head.credit_bytes) {
+            return Err((Code::CreditOverflow, "more than 2^31-1 messages or bytes of credit".into()));
+        }
+        // The last that may refuse: what is refused leaves no consumer that holds the queue's messages.
         let index = match self.mount.queues[q].consumer_index(head.name) {
             Some(index) => index,
             None => self.add_consumer(q, head)?,
@@ -75,20 +89,7 @@ impl Broker {
             let what = format!("other sessions consume {:?} as {:?} with other filters", head.queue, head.name);
             return Err((Code::Conflict, what));
         }
-        let id = self.ids + 1;
-        let mut attachment = Attachment {
-            id,
-            conn,
-            stream,
-            credit_messages: 0,
-            credit_bytes: 0,
-            paused: false,
-            next_tag: 1,
-            tags: VecDeque::new(),
-        };
-        if !attachment.add_credit(head.credit_messages, head.credit_bytes) {
-            return Err((Code::CreditOverflow, "more than 2^31-1 messages or bytes of credit".into()));
-        }
+        let id = attachment.id;
         self.ids = id;
         let new = (
             if head.window == 0 { window_max } else { head.window.min(window_max) },
@@ -142,16 +143,20 @@ impl Broker {
         for (priority, at) in starts {
             consumer.lane_mut(priority).cursor = at;
         }
-        Ok(match queue.consumers.iter().position(Option::is_none) {
-            Some(free) => {
-                queue.consumers[free] = Some(consumer);
-                free
-            }
+        let volume = queue.volume;
+        let index = match queue.consumers.iter().position(Option::is_none) {
+            Some(free) => free,
             None => {
-                queue.consumers.push(Some(consumer));
+                queue.consumers.push(None);
                 queue.consumers.len() - 1
             }
-        })
+        };
+        if volume == Volume::Disk {
+            // After a cut it would not be known what it was given: that is to carry the flag of a redelivery then.
+            consumer.born = self.disk.bear((q, index));
+        }
+        self.mount.queues[q].consumers[index] = Some(consumer);
+        Ok(index)
     }
 
     /// A session's part in a consumer is over.
@@ -160,22 +165,6 @@ impl Broker {
             c.detach(attachment);
             self.pumps.push((queue, consumer));
         }
-    }
-
-    /// Deletes a consumer that nobody is attached to.
-    pub(super) fn delete_consumer(&mut self, queue: usize, consumer: usize) {
-        let Some(c) = self.mount.queues[queue].consumers[consumer].take() else { return };
-        let (key, volume) = (self.mount.queues[queue].key, self.mount.queues[queue].volume);
-        // Another may take its place in the list: what was read for this one says nothing to that.
-        self.reads.retain(|_, waiting| {
-            !matches!(waiting, Waiting::Page(q, c, _) | Waiting::Fetch(q, c, ..) if (*q, *c) == (queue, consumer))
-        });
-        let now = self.now.mono;
-        let row = schema::named_key(key, &c.name);
-        let v = self.volume_mut(volume);
-        v.push(Op::Delete { table: Table::Consumer, key: row });
-        v.nudge(now);
-        self.release(queue);
     }
 
     fn attachment_mut(&mut self, conn: ConnId, stream: u32) -> Result<(usize, usize, &mut Attachment), Fault> {
@@ -334,8 +323,11 @@ impl Broker {
         }
         let Some(queue) = self.mount.queues.get_mut(q) else { return };
         let Some(mut consumer) = queue.consumers.get_mut(c).and_then(Option::take) else { return };
-        self.pump_retries(q, c, &mut consumer, None);
-        self.pump_new(q, c, &mut consumer);
+        // Looked at again when its birth is durable.
+        if consumer.born <= self.disk.durable {
+            self.pump_retries(q, c, &mut consumer, None);
+            self.pump_new(q, c, &mut consumer);
+        }
         if let Some((due, ..)) = consumer.waiting.first().filter(|(due, ..)| *due > self.now.wall) {
             self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(due.ms_since(self.now.wall)));
         }
@@ -445,7 +437,7 @@ impl Broker {
             self.lose(q, consumer, lane, seq);
             return;
         };
-        if is_expired(&entry, stored, self.now.wall) {
+        if self.is_expired(&entry, stored) {
             consumer.settle(lane, seq);
             self.counters.expired += 1;
             return;
@@ -562,6 +554,7 @@ impl Broker {
             if !trimmed {
                 log::error!("queue {name:?} lane {}: {lost} messages cannot be read and are skipped", lane.get());
                 self.counters.lost += lost;
+                self.renew_epoch(q);
             }
             consumer.lost += lost;
             consumer.dirty = true;
@@ -588,6 +581,7 @@ impl Broker {
             let Some((stored, entry)) = reader.next_entry() else {
                 log::error!("queue {:?}: a damaged block is skipped", self.mount.queues[q].settings.name);
                 self.counters.lost += u64::from(place.left);
+                self.renew_epoch(q);
                 consumer.lost += u64::from(place.left);
                 let end = place.seq + u64::from(place.left);
                 consumer.lane_mut(lane).skip_to(end);
@@ -598,8 +592,9 @@ impl Broker {
             place.left -= 1;
             place.seq += 1;
             let wanted = wanted(&consumer.filters, &entry);
-            if !wanted || is_expired(&entry, stored, now.wall) {
-                self.counters.expired += u64::from(wanted);
+            let expired = wanted && self.is_expired(&entry, stored);
+            if !wanted || expired {
+                self.counters.expired += u64::from(expired);
                 consumer.lane_mut(lane).cursor = seq + 1;
                 consumer.dirty = true;
                 continue;
@@ -622,6 +617,10 @@ impl Broker {
             }
         }
         consumer.lane_mut(lane).at = Some(place);
+    }
+
+    fn is_expired(&self, entry: &Entry<'_>, stored: Wall) -> bool {
+        self.is_over_ttl(Record::decode(entry.data).map_or(0, |r| r.ttl_ms), stored)
     }
 }
 
@@ -674,11 +673,6 @@ fn wanted(filters: &[String], entry: &Entry<'_>) -> bool {
     let Ok(record) = Record::decode(entry.data) else { return true };
     let matches = |f: &String| Filter::parse(f).is_ok_and(|f| f.matches(record.channel));
     filters.iter().any(matches)
-}
-
-fn is_expired(entry: &Entry<'_>, stored: Wall, now: Wall) -> bool {
-    let ttl = Record::decode(entry.data).map_or(0, |r| r.ttl_ms);
-    ttl != 0 && now.ms_since(stored) >= u64::from(ttl)
 }
 
 fn delivery<'a>(flags: u8, lane: Priority, seq: u64, attempt: u32, stored: Wall, entry: &Entry<'a>) -> DeliverItem<'a> {

@@ -81,14 +81,28 @@ impl Broker {
             return;
         };
         let full = rows.len() >= DELAYED_ROWS;
-        let mut next = None;
+        let mut next: Option<Wall> = None;
+        let mut ended = false;
         for (key, bytes) in rows {
             let Some(due) = key.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes) else { continue };
-            if due > self.now.wall.0 {
-                next = Some(Wall(due));
-                break;
-            }
             let volume = self.mount.queues[queue].volume;
+            let moved = self.leaps.forward(Wall(due));
+            if moved > self.now.wall {
+                next = Some(next.map_or(moved, |next| next.min(moved)));
+                if moved == Wall(due) {
+                    ended = true;
+                    break;
+                }
+                // Held back before the clock was set: it goes where it belongs among those of after.
+                let number = key.get(16..24).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
+                let place = Bytes::copy_from_slice(&schema::delayed_key(self.mount.queues[queue].key, moved, number));
+                let now = self.now.mono;
+                let v = self.volume_mut(volume);
+                v.push(Op::Delete { table: Table::Delayed, key });
+                v.push(Op::Put { table: Table::Delayed, key: place, value: bytes });
+                v.nudge(now);
+                continue;
+            }
             self.volume_mut(volume).push(Op::Delete { table: Table::Delayed, key });
             let delayed = &mut self.mount.queues[queue].delayed;
             delayed.messages = delayed.messages.saturating_sub(1);
@@ -105,7 +119,7 @@ impl Broker {
         let next_or_soon = (delayed.messages > 0).then(|| next.unwrap_or(self.now.wall.plus_ms(50)));
         delayed.due = next_or_soon.map(|next| delayed.due.map_or(next, |due| due.min(next)));
         // A row that is not due ends the search: after it there is nothing to look for yet.
-        if full && next.is_none() {
+        if full && !ended {
             self.read_delayed(queue);
         } else {
             self.arm_delayed(queue);

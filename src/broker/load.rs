@@ -5,8 +5,9 @@ use super::{Broker, HOUSEKEEPING_MS, Timer};
 use crate::config::{Keep, QueueSettings, Settings, Storage};
 use crate::model::{Epoch, MessageId, MountId, Now, Position, Priority, QueueId, Volume, Wall};
 use crate::queue::{Consumer, DedupeWindow, Queue};
+use crate::schedule::{Leap, Leaps};
 use crate::store::schema::{
-    self, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK, META_COUNTERS,
+    self, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK, META_COUNTERS, META_LEAPS,
     META_STOPPED, QueueRow,
 };
 use crate::store::{Op, QueueKey, Reader, StoreError, Table};
@@ -19,6 +20,9 @@ pub(super) struct Loaded {
     pub(super) mount: Mount,
     pub(super) applied: Position,
     pub(super) clock: Wall,
+    pub(super) leaps: Leaps,
+    /// Of them one that lies between the last run and this.
+    pub(super) leap: Option<Leap>,
 }
 
 /// Reads everything small, and joins it with the settings.
@@ -34,6 +38,7 @@ pub(super) fn load(
     };
     let applied = Position(number(META_APPLIED)?);
     let mut clock = Wall(number(META_CLOCK)?);
+    let mut leaps: Leaps = reader.get(Table::Meta, META_LEAPS)?.and_then(|r| schema::decode(&r)).unwrap_or_default();
     let numbers: Numbers = reader.get(Table::Meta, META_COUNTERS)?.and_then(|r| schema::decode(&r)).unwrap_or_default();
     let dedupe = &settings.store.dedupe;
     let mount_id = MountId(0);
@@ -99,7 +104,8 @@ pub(super) fn load(
             let delayed = &mut mount.queues[q].delayed;
             delayed.messages += 1;
             delayed.bytes += value.len() as u64;
-            delayed.due = Some(delayed.due.map_or(Wall(due), |d| d.min(Wall(due))));
+            let due = leaps.forward(Wall(due));
+            delayed.due = Some(delayed.due.map_or(due, |d| d.min(due)));
         }
     })?;
     scan(reader, Table::Retained, |key, value| {
@@ -117,7 +123,7 @@ pub(super) fn load(
             clock = clock.max(taken);
             for id in ids.chunks_exact(16) {
                 let id = MessageId(id.try_into().unwrap_or_default());
-                mount.dedupe.remember(id, taken, Some((Volume::Disk, Position(position))));
+                mount.dedupe.remember(id, leaps.forward(taken), Some((Volume::Disk, Position(position))));
             }
         }
     })?;
@@ -136,8 +142,9 @@ pub(super) fn load(
         }
     }
     mount.rebuild_captures();
+    let leap = if clock.0 == 0 { None } else { leaps.watch_start(clock, now.wall) };
     clock = clock.max(if applied.0 == 0 { now.wall } else { Wall(0) });
-    Ok(Loaded { mount, applied, clock })
+    Ok(Loaded { mount, applied, clock, leaps, leap })
 }
 
 fn scan(reader: &dyn Reader, table: Table, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {

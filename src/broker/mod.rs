@@ -28,15 +28,16 @@ pub use event::{Effect, Event, Peer, Transmit};
 pub use usage::{Usage, Whose};
 
 use crate::config::Settings;
-use crate::model::{ConnId, Mono, Now, Wall};
+use crate::model::{ConnId, Epoch, Mono, Now, Wall};
 use crate::queue::Queue;
-use crate::schedule::Due;
-use crate::store::{Reader, StoreError};
+use crate::schedule::{Due, Leap, Leaps};
+use crate::store::{Op, Reader, StoreError, Table, schema};
 use commit::VolumeState;
 use conn::Conn;
+use hashbrown::HashMap;
 use mount::Mount;
 use request::Ask;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use storage::Health;
 
@@ -46,7 +47,9 @@ pub struct Broker {
     rng: fastrand::Rng,
     now: Now,
     started: Now,
-    conns: hashbrown::HashMap<ConnId, Conn>,
+    /// Times at which the clock was set: no time passed, so nothing became older.
+    leaps: Leaps,
+    conns: HashMap<ConnId, Conn>,
     mount: Mount,
     disk: VolumeState,
     memory: VolumeState,
@@ -113,11 +116,14 @@ impl Broker {
     pub fn new(now: Now, settings: Arc<Settings>, disk: &dyn Reader, seed: u64) -> Result<Self, StoreError> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let loaded = load::load(now, &settings, disk, &mut rng)?;
+        // Messages may know a later time than whoever gave this one.
+        let now = Now { wall: now.wall.max(loaded.clock), ..now };
         let mut broker = Self {
             rng,
             now,
             started: now,
-            conns: hashbrown::HashMap::new(),
+            leaps: loaded.leaps,
+            conns: HashMap::new(),
             mount: loaded.mount,
             disk: VolumeState::new(Volume::Disk, loaded.applied, settings.store.tail_bytes as usize),
             memory: VolumeState::new(Volume::Memory, crate::model::Position(0), settings.store.tail_bytes as usize / 2),
@@ -136,13 +142,16 @@ impl Broker {
             settings,
         };
         broker.disk.clock = loaded.clock;
+        if let Some(leap) = loaded.leap {
+            broker.leapt(leap);
+        }
         broker.after_load();
         Ok(broker)
     }
 
     /// Something happened.
     pub fn handle(&mut self, now: Now, event: Event<'_>) {
-        self.now = now;
+        self.advance(now);
         match event {
             Event::Opened { conn, peer } => self.handle_opened(conn, peer),
             Event::Received { conn, bytes } => self.handle_received(conn, bytes),
@@ -197,6 +206,47 @@ impl Broker {
         self.disk.clock
     }
 
+    /// Time goes on, and may have leapt.
+    fn advance(&mut self, now: Now) {
+        let before = std::mem::replace(&mut self.now, now);
+        if let Some(leap) = self.leaps.watch(before, now) {
+            self.leapt(leap);
+        }
+    }
+
+    /// The clock was set: what was counted from its old time is moved along, and the leap is kept with the next commit.
+    fn leapt(&mut self, leap: Leap) {
+        log::warn!("the clock was set forward by {} s: messages do not become older by it", leap.by_ms / 1_000);
+        self.mount.dedupe.shift(leap.by_ms);
+        self.keep_leaps();
+        // What is held back gets the new time for its old one.
+        for queue in 0..self.mount.queues.len() {
+            self.read_delayed(queue);
+        }
+    }
+
+    /// Writes the leaps with the next commit.
+    fn keep_leaps(&mut self) {
+        let key = bytes::Bytes::from_static(schema::META_LEAPS);
+        self.disk.push(Op::Put { table: Table::Meta, key, value: schema::encode(&self.leaps) });
+        self.disk.clock_due = true;
+        self.disk.nudge(self.now.mono);
+    }
+
+    /// Whether a message stored then, with this time to live, is too old; 0 never is.
+    fn is_over_ttl(&self, ttl_ms: u32, stored: Wall) -> bool {
+        ttl_ms != 0 && self.now.wall.ms_since(self.leaps.forward(stored)) >= u64::from(ttl_ms)
+    }
+
+    /// Something is missing from the middle of a queue: nobody may prove by its epoch that they missed nothing.
+    fn renew_epoch(&mut self, q: usize) {
+        let queue = &mut self.mount.queues[q];
+        (queue.epoch, queue.dirty) = (Epoch(self.rng.u64(..)), true);
+        let volume = queue.volume;
+        let now = self.now.mono;
+        self.volume_mut(volume).nudge(now);
+    }
+
     fn handle_timeout(&mut self) {
         while let Some(timer) = self.timers.pop(self.now.mono) {
             match timer {
@@ -220,6 +270,8 @@ impl Broker {
             Err(error) => {
                 log::error!("a read failed: {error}");
                 self.counters.read_errors += 1;
+                // Once a read failed the database may refuse everything until it is opened anew, which a commit finds out.
+                self.disk.nudge(self.now.mono);
                 None
             }
         };

@@ -1,9 +1,8 @@
 //! A publish: judged whole before anything of it is kept.
 
-use super::Broker;
 use super::commit::LiveItem;
-use super::conn::Stream;
 use super::mount::Route;
+use super::{Broker, Effect};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::model::{ConnId, Position, Record, RecordError, Volume};
 use crate::protocols::{Fault, Records};
@@ -315,6 +314,11 @@ impl Broker {
         if disk {
             self.disk.push_id(record.id.0);
         }
+        // A commit to disk forgets as it leaves; without one the window would grow until the next housekeeping.
+        if !disk && self.mount.dedupe.is_over() {
+            let gone = self.mount.dedupe.expire(self.now.wall);
+            self.forget_ids(&gone);
+        }
     }
 
     fn push_body(&mut self, payload: &[u8], refs: u32) -> u64 {
@@ -381,10 +385,16 @@ impl Broker {
 
     /// Hands a message to the live subscriptions of its route.
     pub(super) fn fan_out(&mut self, route: &Route, item: LiveItem, record: &[u8]) {
+        let waiting_max = self.settings.limits.outbox_bytes_max as usize;
         for &(conn, stream) in &route.subscriptions {
             let Some(c) = self.conns.get_mut(&conn) else { continue };
-            if let Some(Stream::Subscription(_)) = c.session.streams.get(&stream) {
+            if !c.takes_live(stream, record.len(), waiting_max) {
                 self.deliver_live(conn, stream, item, record);
+                continue;
+            }
+            self.counters.fanned_out += 1;
+            if c.item(stream, item.epoch, 0, &item.deliver(0, record)) {
+                self.effects.push_back(Effect::Wake { conn });
             }
         }
     }

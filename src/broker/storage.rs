@@ -47,12 +47,17 @@ impl Health {
         use crate::model::admin::StoreState;
         match (self.failed, self.spent, self.low) {
             (true, ..) => StoreState::Failed,
-            (_, true, _) => StoreState::Full,
-            (_, _, true) => StoreState::Low,
+            (_, true, true) => StoreState::Full,
+            // Without its reserve, but with space: all is taken.
+            (_, false, true) => StoreState::Low,
             _ => StoreState::Ok,
         }
     }
 }
+
+/// Of what the store's file occupies, what is not held by messages can be written again. Rows, tables and unfilled pages are
+/// taken to need half as much again as the messages, and so many bytes.
+pub(super) const FILE_BYTES_MIN: u64 = 1_024 * 1_024;
 
 /// Milliseconds after which a failed store may be back.
 const RETRY_MS: u32 = 1_000;
@@ -75,8 +80,13 @@ impl Broker {
         // The file does not shrink as messages leave it; what queues hold decides once it has reached its bound.
         let held: u64 = self.mount.queues.iter().filter(|q| q.volume == Volume::Disk).map(|q| q.bytes()).sum();
         let file_full = s.file_bytes_max > 0 && file >= s.file_bytes_max && held * 4 >= s.file_bytes_max * 3;
+        // What left the queues left room in the file, which does not shrink. On a disk that is all but full it does not count:
+        // some file systems need space even to write what is there again.
+        let kept = held.saturating_add(held / 2).saturating_add(FILE_BYTES_MIN + s.journal_bytes);
+        let inside = if free >= s.free_low_bytes / 4 { file.saturating_sub(kept) } else { 0 };
+        let room = free.saturating_add(inside);
         let reserve = if self.health.spent { s.reserve_bytes } else { 0 };
-        if free < s.free_low_bytes || file_full {
+        if room < s.free_low_bytes || file_full {
             if !self.health.low {
                 self.health.low = true;
                 log::warn!(
@@ -84,9 +94,11 @@ impl Broker {
                     s.alarm_priority
                 );
             }
-        } else if self.health.low && free >= s.free_high_bytes.saturating_add(reserve) {
+        } else if self.health.low && room >= s.free_high_bytes.saturating_add(reserve) {
             self.health.low = false;
-            log::info!("storage has space again ({free} bytes free): all messages are taken");
+            log::info!(
+                "storage has space again ({free} bytes free, {inside} more in the file): all messages are taken"
+            );
         }
         // Before the first shortage as after each: what acknowledgements go on with must be there when space ends.
         let h = &mut self.health;
@@ -167,6 +179,9 @@ impl Broker {
         // Nobody waits any more: who did when it failed was told then, and since then no read waits for a commit.
         let waiting = self.disk.fail();
         debug_assert!(waiting.is_empty(), "no read waits for a commit of a failed store");
+        if loaded.leaps != self.leaps {
+            self.keep_leaps();
+        }
         self.health.failed = false;
         log::info!("the store is open again at position {}", loaded.applied.0);
         self.after_load();

@@ -22,6 +22,13 @@ pub(super) struct Subscription {
     priming: Option<Priming>,
 }
 
+impl Subscription {
+    /// Whether live messages pass as they come: nothing waits before them, and nothing is to be told.
+    pub(super) const fn is_even(&self) -> bool {
+        self.priming.is_none() && !self.paused && self.dropped == 0
+    }
+}
+
 #[derive(Debug, Default)]
 struct Priming {
     /// Reads not answered yet.
@@ -291,7 +298,7 @@ impl Broker {
             let Some((stored, bytes)) = value.split_first_chunk::<8>() else { continue };
             let stored_ms = u64::from_be_bytes(*stored);
             let Ok(record) = Record::decode(bytes) else { continue };
-            let expired = record.ttl_ms != 0 && self.now.wall.ms_since(Wall(stored_ms)) >= u64::from(record.ttl_ms);
+            let expired = self.is_over_ttl(record.ttl_ms, Wall(stored_ms));
             if expired || !parsed.matches(record.channel) {
                 continue;
             }
@@ -320,10 +327,8 @@ impl Broker {
         }
         let sent = found.last().map(|p| (epoch, p.offset));
         let mut complete = complete;
-        let expired = |past: &&Past| {
-            let ttl = Record::decode(&past.record).map_or(0, |r| r.ttl_ms);
-            ttl != 0 && self.now.wall.ms_since(past.stored) >= u64::from(ttl)
-        };
+        let expired =
+            |past: &&Past| self.is_over_ttl(Record::decode(&past.record).map_or(0, |r| r.ttl_ms), past.stored);
         let alive: Vec<&Past> = found.iter().filter(|past| !expired(past)).collect();
         for past in alive {
             let item = LiveItem {

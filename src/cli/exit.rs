@@ -98,7 +98,7 @@ impl From<ClientError> for CliError {
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         let exit = match &error {
-            StoreError::Damaged(_) | StoreError::Locked(_) | StoreError::Newer(..) => Exit::Store,
+            StoreError::Damaged(_) | StoreError::Gone(_) | StoreError::Locked(_) | StoreError::Newer(..) => Exit::Store,
             StoreError::Full(_) | StoreError::Io(_) => Exit::Failure,
         };
         Self::new(exit, error.to_string())

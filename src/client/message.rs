@@ -130,13 +130,16 @@ pub struct Incoming {
     /// Whether it comes from history.
     pub history: bool,
     record: Bytes,
+    /// The payload is the record's end.
+    payload_bytes: u32,
 }
 
 impl Incoming {
     /// Takes the item whose record lies in `bytes`.
     pub(super) fn new(epoch: u64, item: &DeliverItem<'_>, bytes: &Bytes) -> Result<Self, RecordError> {
-        Record::decode(item.record)?;
+        let payload_bytes = Record::decode(item.record)?.payload.len() as u32;
         Ok(Self {
+            payload_bytes,
             epoch,
             lane: item.lane,
             seq: item.seq,
@@ -159,7 +162,7 @@ impl Incoming {
     /// The payload.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        self.record().payload
+        &self.record[self.record.len() - self.payload_bytes as usize..]
     }
 
     /// The channel.

@@ -9,10 +9,12 @@ use super::{Commit, Reload};
 use crate::broker::{Effect, Event, Volume};
 use crate::model::Mono;
 use crate::runtime::clock;
+use crate::runtime::reactor::Timer;
 use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, perform};
-use smol::{Task, Timer};
+use smol::Task;
 use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use std::task::{Context, Poll};
 
 /// Free space is looked at this often, in milliseconds.
 const SPACE_EVERY_MS: u64 = 5_000;
+/// And whenever so many bytes were written since, so that a fast writer does not pass the low mark between two looks.
+const SPACE_EVERY_BYTES: u64 = 2 * 1_024 * 1_024;
 /// A stop has this long, in milliseconds.
 const STOP_MS: u64 = 10_000;
 /// When the machine is done, or its time is over, connections have this long to take their last bytes, in milliseconds.
@@ -65,6 +69,8 @@ pub(super) struct Conductor<M: Machine> {
     /// When the timer fires. It may be early, never late.
     armed: Option<Mono>,
     next_space: Mono,
+    /// Bytes written since free space was last asked for.
+    written_bytes: u64,
     /// Set by a stop: when it ends whatever happens.
     end_by: Option<Mono>,
     /// The machine has nothing left to do.
@@ -106,6 +112,7 @@ impl<M: Machine> Conductor<M> {
             timer: Timer::never(),
             armed: None,
             next_space,
+            written_bytes: 0,
             end_by: None,
             stopped: false,
         }
@@ -128,8 +135,8 @@ impl<M: Machine> Conductor<M> {
                 // What was asked of the store in memory names queues by their old places.
                 self.drain()?;
             }
-            if self.notice(notice).is_break() {
-                return Poll::Ready(Ok(()));
+            if let ControlFlow::Break(ended) = self.notice(notice) {
+                return Poll::Ready(ended);
             }
         }
         let was_stopped = self.stopped;
@@ -149,10 +156,19 @@ impl<M: Machine> Conductor<M> {
     }
 
     /// Brings the machine what was told; break means end now.
-    fn notice(&mut self, notice: Notice) -> std::ops::ControlFlow<()> {
+    fn notice(&mut self, notice: Notice) -> ControlFlow<Result<(), StoreError>> {
         match notice {
             Notice::Commit(CommitEvent::Committed(done)) => {
+                self.written_bytes += done.bytes_written;
+                if self.written_bytes >= SPACE_EVERY_BYTES {
+                    self.written_bytes = 0;
+                    self.worker.send(Job::Space);
+                }
                 self.handle(Event::Committed { volume: Volume::Disk, done });
+            }
+            Notice::Commit(CommitEvent::Failed(error @ StoreError::Gone(_))) => {
+                log::error!("{error}: every message in it is lost, the broker ends");
+                return ControlFlow::Break(Err(error));
             }
             Notice::Commit(CommitEvent::Failed(error)) => {
                 log::error!("a commit failed, the store is opened again: {error}");
@@ -171,7 +187,7 @@ impl<M: Machine> Conductor<M> {
             Notice::Space { free_bytes } => self.handle(Event::Disk { free_bytes }),
             Notice::Stop if self.end_by.is_some() => {
                 log::warn!("asked to stop twice: ending at once");
-                return std::ops::ControlFlow::Break(());
+                return ControlFlow::Break(Ok(()));
             }
             Notice::Stop => {
                 log::info!("stopping");
@@ -187,7 +203,7 @@ impl<M: Machine> Conductor<M> {
                 }
             }
         }
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 
     /// Carries out all the machine asks for.
@@ -251,7 +267,7 @@ impl<M: Machine> Conductor<M> {
     /// Sets the timer only where it would fire too late; one that fires early costs one look.
     fn arm(&mut self, cx: &mut Context<'_>, now: Mono, next: Mono) {
         if self.armed.is_none_or(|armed| armed > next || armed <= now) {
-            self.timer.set_at(clock::instant(next));
+            self.timer.set(next);
             self.armed = Some(next);
             if Pin::new(&mut self.timer).poll(cx).is_ready() {
                 // It came due between the two lines.

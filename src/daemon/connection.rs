@@ -7,20 +7,19 @@ use super::machine::Machine;
 use super::shared::{BUFFER_BYTES, Shared, Slot};
 use crate::broker::{Event, Transmit};
 use crate::model::ConnId;
+use crate::runtime::reactor::Timer;
 use crate::transport::BoxStream;
-use smol::Timer;
 use smol::io::{AsyncRead, AsyncWrite};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 /// Buffers read, or written, before others get their turn.
 const ROUNDS_MAX: u32 = 8;
-/// A closing connection has this long to take its last bytes and to close its own end.
-const CLOSING: Duration = Duration::from_secs(2);
+/// A closing connection has this long to take its last bytes and to close its own end, in milliseconds.
+const CLOSING_MS: u64 = 2_000;
 
 /// The task of one connection.
 pub(super) struct Connection<M: Machine> {
@@ -105,7 +104,7 @@ impl<M: Machine> Connection<M> {
                 sent?;
             }
             if self.phase == Phase::Ending {
-                let mut timer = Box::new(Timer::after(CLOSING));
+                let mut timer = Box::new(Timer::after_ms(CLOSING_MS));
                 // Cannot have fired yet; this leaves the waker.
                 let _ = Pin::new(&mut *timer).poll(cx);
                 self.closing = Some(timer);

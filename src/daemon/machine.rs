@@ -2,7 +2,7 @@
 
 use crate::broker::{Broker, Effect, Event, Transmit};
 use crate::config::Settings;
-use crate::model::{ConnId, Mono, Now};
+use crate::model::{ConnId, Mono, Now, Wall};
 use crate::store::StoreError;
 
 /// [`Broker`]'s verbs.
@@ -21,6 +21,10 @@ pub trait Machine {
     }
     /// As [`Broker::poll_timeout`].
     fn poll_timeout(&self) -> Option<Mono>;
+    /// As [`Broker::clock_floor`].
+    fn clock_floor(&self) -> Wall {
+        Wall(0)
+    }
     /// As [`Broker::take_failure`].
     fn take_failure(&mut self) -> Option<StoreError> {
         None
@@ -52,6 +56,10 @@ impl Machine for Broker {
 
     fn poll_timeout(&self) -> Option<Mono> {
         Broker::poll_timeout(self)
+    }
+
+    fn clock_floor(&self) -> Wall {
+        Broker::clock_floor(self)
     }
 
     fn take_failure(&mut self) -> Option<StoreError> {

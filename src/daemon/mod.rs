@@ -26,7 +26,7 @@ use crate::broker::{Event, Peer};
 use crate::config::{Listen, Settings};
 use crate::model::{Mono, Now, Wall};
 use crate::runtime::signals::{Asked, Listening};
-use crate::runtime::{clock, disk, entropy, limits};
+use crate::runtime::{clock, disk, entropy, limits, reactor};
 use crate::schedule::SteadyWall;
 use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, Table, schema};
 use crate::transport::{BoxStream, Listener, accept_forever};
@@ -182,6 +182,8 @@ pub fn serve_with<M: Machine + 'static>(
     }
     let seed = entropy::seed().map_err(|error| ServeError::System("no randomness", error))?;
     let machine = build(now, Arc::clone(&settings), &*stores.reader, seed)?;
+    // The store's row of the clock is written seldom; messages may be of later.
+    steady.raise(machine.clock_floor());
 
     let listeners = bind(&settings.listen, &folder)?;
     let listening = Ready {
@@ -228,8 +230,9 @@ pub fn serve_with<M: Machine + 'static>(
         acceptors,
     };
     let conductor = executor.spawn(Conductor::new(parts).run());
-    let ended = smol::block_on(executor.run(conductor));
+    let ended = reactor::block_on(executor.run(conductor));
     drop(executor);
+    let ended = ended.map_err(|error| ServeError::System("the kernel tells no events", error))?;
     ended.committer.stop();
     drop(ready_file);
     match &ended.result {

@@ -5,7 +5,7 @@
 //! deliveries, so the stored row is bounded, too.
 
 use crate::model::limits::CREDIT_MAX;
-use crate::model::{ConnId, Mono, Priority, Wall};
+use crate::model::{ConnId, Mono, Position, Priority, Wall};
 use crate::store::Block;
 use crate::store::schema::{ConsumerLaneRow, ConsumerRow, PendingRow};
 use bytes::Bytes;
@@ -39,6 +39,8 @@ pub struct Consumer {
     pub fetching: u32,
     /// Messages to try again, by time, then higher lanes first.
     pub waiting: BTreeSet<(Wall, Reverse<Priority>, u64)>,
+    /// The commit that writes it for the first time; 0 when it was found in the store or is never stored.
+    pub born: Position,
     /// Whether its row must be written.
     pub dirty: bool,
     /// Messages acknowledged since start.
@@ -154,6 +156,7 @@ impl Consumer {
             outstanding: 0,
             fetching: 0,
             waiting: BTreeSet::new(),
+            born: Position(0),
             dirty: true,
             acked: 0,
             lost: 0,

@@ -7,9 +7,9 @@
 
 use crate::model::Volume;
 use crate::model::{MessageId, Position, Wall};
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
 /// The first copy of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,9 @@ struct Group {
     stored: Option<(Volume, Position)>,
 }
 
+/// Ids over the bound that are forgotten together, at least.
+const IDS_OVER: usize = 256;
+
 /// The window.
 #[derive(Debug)]
 pub struct DedupeWindow {
@@ -36,7 +39,7 @@ pub struct DedupeWindow {
     ring: VecDeque<[u8; 16]>,
     groups: VecDeque<Group>,
     index: HashTable<u32>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     /// Position of the last group on disk that left: others of its row may follow.
     leaving: Option<Position>,
     /// Ids taken since the last [`DedupeWindow::expire`].
@@ -57,7 +60,7 @@ impl DedupeWindow {
             ring: VecDeque::new(),
             groups: VecDeque::new(),
             index: HashTable::new(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             leaving: None,
             fresh: 0,
         }
@@ -102,7 +105,7 @@ impl DedupeWindow {
         if self.ids_max == 0 || id.is_none() {
             return None;
         }
-        let hash = self.hasher.hash_one(id.0);
+        let hash = hash(&self.hasher, &id.0);
         let number = *self.index.find(hash, |&n| self.id_at(n) == id.0)?;
         let number = self.base + u64::from(number.wrapping_sub(self.base as u32));
         let at = self.groups.partition_point(|g| g.first <= number);
@@ -123,13 +126,27 @@ impl DedupeWindow {
         self.fresh += 1;
         let (ring, base, hasher) = (&self.ring, self.base, &self.hasher);
         let at = |n: u32| ring[n.wrapping_sub(base as u32) as usize];
-        let hash = hasher.hash_one(id.0);
-        match self.index.find_mut(hash, |&n| at(n) == id.0) {
+        let hashed = hash(hasher, &id.0);
+        match self.index.find_mut(hashed, |&n| at(n) == id.0) {
             // An expired copy that was not evicted yet: the newer one takes its place.
             Some(older) => *older = number as u32,
             None => {
-                self.index.insert_unique(hash, number as u32, |&n| hasher.hash_one(at(n)));
+                self.index.insert_unique(hashed, number as u32, |&n| hash(hasher, &at(n)));
             }
+        }
+    }
+
+    /// Whether so many ids are over the bound that [`DedupeWindow::expire`] is due: not for each one, and never many more,
+    /// for the window is fast only while it fits the processor's cache.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.ring.len() > self.ids_max + (self.ids_max / 64).max(IDS_OVER)
+    }
+
+    /// The clock was set forward by so much: what was taken before was taken as long ago as ever.
+    pub fn shift(&mut self, by_ms: u64) {
+        for group in &mut self.groups {
+            group.taken = group.taken.plus_ms(by_ms);
         }
     }
 
@@ -167,7 +184,7 @@ impl DedupeWindow {
     fn forget_front(&mut self) {
         let number = self.base as u32;
         if let Some(id) = self.ring.front() {
-            let hash = self.hasher.hash_one(id);
+            let hash = hash(&self.hasher, id);
             // A newer copy may have taken the index entry over; then there is nothing to remove.
             if let Ok(found) = self.index.find_entry(hash, |&n| n == number) {
                 found.remove();
@@ -192,6 +209,11 @@ impl DedupeWindow {
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
+}
+
+/// Ids are chosen by publishers, so the hash is seeded anew in each process; as one number it is a few instructions.
+fn hash(hasher: &DefaultHashBuilder, id: &[u8; 16]) -> u64 {
+    hasher.hash_one(u128::from_ne_bytes(*id))
 }
 
 #[cfg(test)]

@@ -183,8 +183,9 @@ impl Queue {
     }
 
     /// Trims what every rule lets go: consumed (by `keep`) and too old. Returns what was freed, by lane; the second
-    /// number says how many of them age alone took.
-    pub fn release(&mut self, now: Wall) -> (Vec<(Priority, Freed)>, u64) {
+    /// number says how many of them age alone took. `before` tells the stamp below which messages are older than so many
+    /// milliseconds.
+    pub fn release(&mut self, before: impl Fn(u64) -> Wall) -> (Vec<(Priority, Freed)>, u64) {
         let mut freed = Vec::new();
         let mut aged = 0;
         let by_consumers = self.settings.keep != Keep::Limits && self.consumers.iter().any(Option::is_some);
@@ -196,8 +197,7 @@ impl Queue {
                 below = below.max(done.unwrap_or(0).min(lane.visible));
             }
             if self.settings.age_ms_max > 0 {
-                let limit = Wall(now.0.saturating_sub(self.settings.age_ms_max));
-                let old = lane.since(limit).min(lane.visible);
+                let old = lane.since(before(self.settings.age_ms_max)).min(lane.visible);
                 aged += old.saturating_sub(below);
                 below = below.max(old);
             }
@@ -308,13 +308,13 @@ mod tests {
             q.lane_mut(p(0)).append(10, Wall(0));
         }
         q.lane_mut(p(0)).visible = 11;
-        assert!(q.release(Wall(0)).0.is_empty());
+        assert!(q.release(|_| Wall(0)).0.is_empty());
         let mut fast = Consumer::new("fast");
         fast.lane_mut(p(0)).cursor = 8;
         let mut slow = Consumer::new("slow");
         slow.lane_mut(p(0)).cursor = 4;
         q.consumers = vec![Some(fast), Some(slow)];
-        assert_eq!(q.release(Wall(0)).0[0].1.messages, 3);
+        assert_eq!(q.release(|_| Wall(0)).0[0].1.messages, 3);
         assert_eq!(q.messages(), 7);
     }
 

@@ -2,7 +2,8 @@
 
 use crate::model::Priority;
 use crate::store::Block;
-use std::collections::{HashMap, VecDeque};
+use hashbrown::HashMap;
+use std::collections::VecDeque;
 
 /// Recent blocks of all queues of a volume, oldest forgotten first.
 #[derive(Debug, Default)]

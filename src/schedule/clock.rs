@@ -25,6 +25,13 @@ impl SteadyWall {
         Self { last: floor, anchor: None }
     }
 
+    /// Nothing below `floor` is given from now on.
+    pub fn raise(&mut self, floor: Wall) {
+        if floor > self.last {
+            (self.last, self.anchor) = (floor, None);
+        }
+    }
+
     /// The steady time for this monotonic time and this reading of the machine's wall clock.
     pub fn at(&mut self, mono: Mono, raw: Wall) -> Wall {
         if raw >= self.last {

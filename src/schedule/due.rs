@@ -1,7 +1,8 @@
 //! A queue of due times: one time a key, cheap to move.
 
 use crate::model::Mono;
-use std::collections::{BTreeSet, HashMap};
+use hashbrown::HashMap;
+use std::collections::BTreeSet;
 use std::hash::Hash;
 
 /// Keys and when they are due.

@@ -2,9 +2,11 @@
 
 mod clock;
 mod due;
+mod leaps;
 
 pub use clock::SteadyWall;
 pub use due::Due;
+pub use leaps::{LEAP_BETWEEN_RUNS_MS_MIN, LEAP_MS_MIN, LEAPS_MAX, Leap, Leaps};
 
 /// Delay before retry number `attempt` (0 is the first), in milliseconds: `base` doubled each time up to `max`, of which
 /// `jitter` (0 to 1) picks between half and all.

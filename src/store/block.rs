@@ -11,6 +11,22 @@ pub const BLOCK_HEADER_BYTES: usize = 12;
 /// A block is closed before it grows past this, in bytes: just under a 16 KiB page of redb.
 pub const BLOCK_BYTES_GOAL: usize = 16 * 1_024 - 128;
 
+/// Bytes after a block as it is stored.
+const SEAL_BYTES: usize = 4;
+
+/// Appends a block as it is stored: the CRC-32C (little-endian) of its bytes follows them, because nobody else looks at
+/// checksums when a running broker reads.
+pub(super) fn seal_to(out: &mut Vec<u8>, block: &[u8]) {
+    out.extend_from_slice(block);
+    out.extend_from_slice(&crc32c::crc32c(block).to_le_bytes());
+}
+
+/// The block of what was stored; `None` when it is not what was written.
+pub(super) fn unseal(stored: &[u8]) -> Option<&[u8]> {
+    let (block, seal) = stored.split_last_chunk::<SEAL_BYTES>()?;
+    (crc32c::crc32c(block) == u32::from_le_bytes(*seal)).then_some(block)
+}
+
 /// One message inside a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry<'a> {
@@ -182,6 +198,19 @@ impl<'a> BlockReader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stored_block_with_any_bit_wrong_is_none() {
+        let mut stored = Vec::new();
+        seal_to(&mut stored, b"a block of messages");
+        assert_eq!(unseal(&stored), Some(&b"a block of messages"[..]));
+        for bit in 0..stored.len() * 8 {
+            stored[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(unseal(&stored), None);
+            stored[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert_eq!((unseal(&stored[1..]), unseal(&stored[..3])), (None, None));
+    }
 
     #[test]
     fn a_block_gives_back_what_was_pushed() {

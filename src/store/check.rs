@@ -9,7 +9,7 @@ use super::redb::{RedbStore, from_io};
 use super::schema::{self, ChannelRow, ConsumerRow, ExtentRow, QueueRow};
 use super::{StoreError, bodies, journal};
 use crate::model::{MountId, Position, Priority};
-use crate::store::block::BlockReader;
+use crate::store::block::{BlockReader, unseal};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -148,6 +148,8 @@ impl Check {
             return self.problem(format!("a block has an impossible key {key:02x?}"));
         };
         let name = format!("queue {} of mount {}, lane {}", queue.queue.0, queue.mount.0, lane.get());
+        let sealed = unseal(value);
+        let value = sealed.unwrap_or_default();
         let mut entries = BlockReader::new(value);
         let count = entries.as_ref().map_or(0, BlockReader::remaining);
         let mut read = 0;
@@ -157,7 +159,7 @@ impl Check {
             }
         }
         self.report.messages += u64::from(read);
-        if read != count || entries.is_none_or(|e| e.rest_len() != 0) || count == 0 {
+        if sealed.is_none() || read != count || entries.is_none_or(|e| e.rest_len() != 0) || count == 0 {
             self.problem(format!("{name}: message {} cannot be read", first + u64::from(read)));
         }
         bodies::each(value, |body| *self.references.entry((queue.mount, body)).or_default() += 1);

@@ -17,7 +17,7 @@ pub enum CommitEvent {
     /// One for each [`Committer::submit`], in order.
     Committed(Committed),
     /// The transaction failed. Everything submitted and not yet told as committed is dropped, and so is all that is
-    /// submitted before [`Committer::resume`].
+    /// submitted before [`Committer::resume`]. After [`StoreError::Gone`] the committer has ended.
     Failed(StoreError),
     /// The store was opened again: here is a reading half of it. Call [`Committer::resume`] when whoever submits knows.
     Reopened(Box<dyn Reader>),
@@ -162,6 +162,12 @@ impl Work {
 
     /// Tells the failure and opens the store again, for as long as it takes.
     fn recover(&mut self, error: StoreError) {
+        // A new store in the place of a deleted one would hide the loss, and who deleted it may want the folder.
+        if matches!(error, StoreError::Gone(_)) {
+            (self.notify)(CommitEvent::Failed(error));
+            (self.store, self.deaf, self.stopping) = (None, true, true);
+            return;
+        }
         log::error!("{error}; opening it again");
         (self.notify)(CommitEvent::Failed(error));
         // Closed before it is opened: the file is locked.

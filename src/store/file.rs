@@ -5,7 +5,7 @@
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,6 +66,14 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// Any of the system's.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
+    }
+
+    /// Bytes it occupies on the disk: fewer than its length where it has holes.
+    ///
+    /// # Errors
+    /// Any of the system's.
+    fn disk_bytes(&self) -> io::Result<u64> {
+        self.len()
     }
 
     /// Fills `out` from `offset`.
@@ -210,9 +218,23 @@ struct RealFile {
     locked: AtomicBool,
 }
 
+impl RealFile {
+    /// A file without a name is gone with its last descriptor, whatever was written to it.
+    fn is_there(&self) -> io::Result<()> {
+        if self.file.metadata()?.nlink() > 0 {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::StaleNetworkFileHandle, "its file has no name any more"))
+    }
+}
+
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn disk_bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -224,7 +246,7 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data().inspect_err(|_| {
+        self.file.sync_data().and_then(|()| self.is_there()).inspect_err(|_| {
             // Linux then calls pages clean that never reached the disk, and goes on showing them. Forgotten, so that
             // whoever opens the file anew reads what is really there.
             let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
@@ -258,7 +280,7 @@ pub struct Traffic {
     pub written_bytes: AtomicU64,
     /// Syncs of both since they were opened.
     pub syncs: AtomicU64,
-    /// Length of the database file, in bytes.
+    /// What the database file occupies on the disk, in bytes, since its last sync.
     pub file_bytes: AtomicU64,
     /// Length of the journal, in bytes.
     pub journal_bytes: AtomicU64,
@@ -273,9 +295,7 @@ pub(super) struct Counted {
 
 impl redb::StorageBackend for Counted {
     fn len(&self) -> io::Result<u64> {
-        let len = self.file.len()?;
-        self.traffic.file_bytes.store(len, Ordering::Relaxed);
-        Ok(len)
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -283,14 +303,14 @@ impl redb::StorageBackend for Counted {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)?;
-        self.traffic.file_bytes.store(len, Ordering::Relaxed);
-        Ok(())
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.traffic.syncs.fetch_add(1, Ordering::Relaxed);
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.traffic.file_bytes.store(self.file.disk_bytes()?, Ordering::Relaxed);
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

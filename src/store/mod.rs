@@ -64,6 +64,8 @@ pub enum StoreError {
     Damaged(String),
     /// Another process has the data folder open.
     Locked(String),
+    /// Its file was deleted while it was open: what is written to it is kept nowhere.
+    Gone(String),
     /// Written by a newer release: found, understood.
     Newer(u32, u32),
 }
@@ -75,6 +77,7 @@ impl std::fmt::Display for StoreError {
             Self::Io(what) => write!(f, "the store cannot be read or written: {what}"),
             Self::Damaged(what) => write!(f, "the store is damaged: {what}"),
             Self::Locked(what) => write!(f, "the store is in use by another process: {what}"),
+            Self::Gone(what) => write!(f, "the store was deleted while the broker used it: {what}"),
             Self::Newer(found, known) => write!(
                 f,
                 "the store has format {found}, this release understands up to {known}: install the newer release again"

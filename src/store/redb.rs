@@ -11,7 +11,7 @@
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | `blocks` | mount, queue, lane, first sequence | a block of messages (`store::block`) |
+//! | `blocks` | mount, queue, lane, first sequence | a block of messages (`store::block`) and its CRC-32C |
 //! | `rows` | table byte, key | a row (`store::schema`); byte 128 and a queue's key: that queue was deleted |
 //! | `bodies` | mount, number | a payload that several queues share |
 //! | `body-refs` | mount, number | how many entries refer to it |
@@ -65,10 +65,10 @@
 //! # Damage
 //!
 //! See `store::open`: redb does not look at checksums when it reads, and panics on some damaged pages, so every file is
-//! verified as a whole before it is used.
+//! verified as a whole before it is used. What is damaged while it is used shows by the checksum of each block: such a
+//! block is left out of what is read, and said.
 
 use super::apply::{Revision, Target, apply_all, last_position};
-use super::bodies;
 use super::file::{Counted, Disk, DiskFile, FolderLock, Traffic};
 use super::journal::{Condensed, StoreId};
 use super::ops::{Batch, Op, QueueKey, Table};
@@ -76,6 +76,7 @@ use super::redb_reader::RedbReader;
 use super::schema::{self, FORMAT, FORMAT_ALONE, META_APPLIED, META_FORMAT, META_JOURNAL, QueueRow, lane_key};
 use super::trims::Trims;
 use super::{Committed, Reader, Store, StoreError};
+use super::{block, bodies};
 use crate::model::{MountId, Position, Priority};
 use ::redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use bytes::Bytes;
@@ -149,6 +150,8 @@ impl RedbStore {
         let repaired = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&repaired);
         let mut builder = Database::builder();
+        // Until the first sync tells it again.
+        traffic.file_bytes.store(file.disk_bytes().map_err(from_io)?, Ordering::Relaxed);
         builder.set_cache_size(cache_bytes);
         builder.set_repair_callback(move |_| seen.store(true, Ordering::Relaxed));
         let db = builder.create_with_backend(Counted { file, traffic: Arc::clone(&traffic) }).map_err(from_redb)?;
@@ -156,7 +159,7 @@ impl RedbStore {
         let applied = match inner.format()? {
             Some(FORMAT_ALONE..=FORMAT) => inner.applied()?,
             Some(found) if found > FORMAT => return Err(StoreError::Newer(found, FORMAT)),
-            Some(found) => return Err(StoreError::Damaged(format!("format {found} never existed"))),
+            Some(found) => return Err(StoreError::Damaged(format!("format {found} was never released"))),
             None => {
                 inner.create()?;
                 Position(0)
@@ -515,13 +518,15 @@ impl<'t> Writing<'t> {
         // Stable: of two blocks with one key the later one wins below.
         appends.sort_by_key(|(key, _)| *key);
         let blocks = self.blocks()?;
+        let mut stored = Vec::with_capacity(appends[0].1.len() + 64);
         for run in appends.chunk_by(|a, b| a.0[..9] == b.0[..9]) {
             let mut left = run;
             // One block is as cheap by itself.
             if let [(first, _), _, ..] = run {
                 let mut cursor = blocks.upper_bound_mut(Bound::Included(&first[..])).map_err(from_redb)?;
                 while let Some(((key, block), rest)) = left.split_first() {
-                    match cursor.insert_before(&key[..], &block[..]) {
+                    seal(block, &mut stored);
+                    match cursor.insert_before(&key[..], &stored[..]) {
                         Ok(()) => left = rest,
                         // The key is there already, or belongs after another: insert finds its place.
                         Err(redb::CursorError::UnorderedKey) => break,
@@ -532,7 +537,8 @@ impl<'t> Writing<'t> {
                 cursor.close().map_err(from_redb)?;
             }
             for (key, block) in left {
-                blocks.insert(&key[..], &block[..]).map_err(from_redb)?;
+                seal(block, &mut stored);
+                blocks.insert(&key[..], &stored[..]).map_err(from_redb)?;
             }
         }
         Ok(())
@@ -636,6 +642,12 @@ impl Target for Writing<'_> {
     }
 }
 
+/// Makes `stored` the block as it is stored.
+fn seal(block: &[u8], stored: &mut Vec<u8>) {
+    stored.clear();
+    block::seal_to(stored, block);
+}
+
 fn copy(value: &redb::AccessGuard<'_, &[u8]>) -> Bytes {
     Bytes::copy_from_slice(value.value())
 }
@@ -685,6 +697,7 @@ pub(super) fn from_io(error: std::io::Error) -> StoreError {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full(error.to_string()),
+        ErrorKind::StaleNetworkFileHandle => StoreError::Gone(error.to_string()),
         // A file that ends before its own header says it does, or that is no database at all.
         ErrorKind::UnexpectedEof | ErrorKind::InvalidData => StoreError::Damaged(error.to_string()),
         _ => StoreError::Io(error.to_string()),

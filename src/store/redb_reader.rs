@@ -1,5 +1,6 @@
 //! The reading half of the durable store.
 
+use super::block::unseal;
 use super::bodies;
 use super::ops::{QueueKey, Table};
 use super::redb::{BLOCKS, BODIES, Inner, ROWS, body_key, damaged, from_redb, row_key};
@@ -92,7 +93,13 @@ impl Snapshot {
         for row in blocks.range(&start[..]..=&high[..]).map_err(from_redb)? {
             let (key, value) = row.map_err(from_redb)?;
             let (first, count) = read_block_head(key.value(), value.value())?;
-            let mut block = Bytes::copy_from_slice(value.value());
+            let Some(block) = unseal(value.value()) else {
+                // The next block shows how many are missing; whoever asked counts them.
+                let name = format!("queue {} of mount {}, lane {}", queue.queue.0, queue.mount.0, lane.get());
+                log::error!("{name}: the messages from {first} on are damaged on disk");
+                continue;
+            };
+            let mut block = Bytes::copy_from_slice(block);
             if self.bodies {
                 block = self.restore(queue, &block, &body)?;
             }

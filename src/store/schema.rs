@@ -5,10 +5,11 @@ use crate::model::{MountId, Position, Priority, QueueId, Wall};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// Version of everything this module describes while a journal is in use; stored in [`META_FORMAT`].
-pub const FORMAT: u32 = 2;
+/// Version of everything this module describes while a journal is in use; stored in [`META_FORMAT`]. Blocks of 1 and 2 had no
+/// checksums and were never released.
+pub const FORMAT: u32 = 4;
 /// The version without one: a release that knows of no journals may open it.
-pub const FORMAT_ALONE: u32 = 1;
+pub const FORMAT_ALONE: u32 = 3;
 /// Meta row: the format's version, u32 big-endian.
 pub const META_FORMAT: &[u8] = b"format";
 /// Meta row: the last position applied, u64 big-endian; written in every transaction.
@@ -19,6 +20,8 @@ pub const META_JOURNAL: &[u8] = b"journal";
 pub const META_CLOCK: &[u8] = b"clock";
 /// Meta row: there while the broker is down after an orderly stop.
 pub const META_STOPPED: &[u8] = b"stopped";
+/// Meta row: times at which the clock was set, postcard `schedule::Leaps`.
+pub const META_LEAPS: &[u8] = b"leaps";
 /// Meta row: the next queue and body numbers, postcard [`Counters`].
 pub const META_COUNTERS: &[u8] = b"counters";
 

@@ -4,16 +4,16 @@ use super::{BoxStream, tcp, unix};
 use crate::broker::Peer;
 use crate::model::Mono;
 use crate::runtime::clock;
-use smol::{Async, Timer};
+use crate::runtime::reactor::{Timer, Watched, Way};
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-/// Pause after the system could not give a connection; the peers wait in the kernel's backlog meanwhile.
-const BACK_OFF: Duration = Duration::from_millis(100);
+/// Pause after the system could not give a connection, in milliseconds; the peers wait in the kernel's backlog meanwhile.
+const BACK_OFF_MS: u64 = 100;
 /// A failure that lasts is said this often, in milliseconds.
 const SAY_EVERY_MS: u64 = 60_000;
 
@@ -23,8 +23,8 @@ pub struct Listener(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Tcp(Async<TcpListener>),
-    Unix(Async<UnixListener>, PathBuf),
+    Tcp(Watched<TcpListener>),
+    Unix(Watched<UnixListener>, PathBuf),
 }
 
 impl Listener {
@@ -68,8 +68,16 @@ impl Listener {
     /// What the kernel says: about this connection or about the process.
     pub async fn accept(&self) -> io::Result<(BoxStream, Peer)> {
         match &self.0 {
-            Kind::Tcp(listener) => tcp::accept(listener).await,
-            Kind::Unix(listener, _) => unix::accept(listener).await,
+            Kind::Tcp(listener) => {
+                let accept = |l: &TcpListener| l.accept().map(|accepted| (accepted, false));
+                let (stream, address) = poll_fn(|cx| listener.poll_with(Way::Read, cx, accept)).await?;
+                tcp::set_up(stream, address)
+            }
+            Kind::Unix(listener, _) => {
+                let accept = |l: &UnixListener| l.accept().map(|accepted| (accepted, false));
+                let (stream, _) = poll_fn(|cx| listener.poll_with(Way::Read, cx, accept)).await?;
+                unix::set_up(stream)
+            }
         }
     }
 }
@@ -109,7 +117,7 @@ pub async fn accept_forever(listener: Listener, mut on_connection: impl FnMut(Bo
                     said = Some(now);
                     log::warn!("{listener}: cannot accept connections for now: {error}");
                 }
-                Timer::after(BACK_OFF).await;
+                Timer::after_ms(BACK_OFF_MS).await;
             }
         }
         // Others get their turn during a storm of connections.
@@ -127,6 +135,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::reactor::block_on;
     use smol::io::{AsyncReadExt, AsyncWriteExt};
     use std::io::{Read, Write};
     use std::os::unix::fs::PermissionsExt;
@@ -139,7 +148,7 @@ mod tests {
         let listener = Listener::unix(&path, 0o600).expect("bound");
         assert_eq!(std::fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
         let mut client = UnixStream::connect(&path).expect("connected");
-        smol::block_on(async {
+        block_on(async {
             let (mut stream, peer) = listener.accept().await.expect("accepted");
             let uid = rustix::process::getuid().as_raw();
             let pid = rustix::process::getpid().as_raw_nonzero().get();
@@ -149,7 +158,8 @@ mod tests {
             stream.read_exact(&mut got).await.expect("received");
             stream.write_all(&got).await.expect("sent back");
             stream.close().await.expect("ended");
-        });
+        })
+        .expect("a reactor");
         let mut echo = String::new();
         client.read_to_string(&mut echo).expect("received until the end");
         assert_eq!(echo, "tide");

@@ -1,15 +1,16 @@
 //! A socket as a stream that asks the kernel no question whose answer it knows.
 
-use smol::Async;
+use crate::runtime::reactor::{Watched, Way};
 use smol::io::{AsyncRead, AsyncWrite};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// What TCP and Unix streams have in common here.
-pub trait Raw: 'static {
+pub trait Raw: AsFd + 'static {
     /// Reads what is there.
     ///
     /// # Errors
@@ -45,58 +46,32 @@ macro_rules! raw {
 
 raw!(TcpStream, UnixStream);
 
-/// A non-blocking socket. A short read means it is empty and a short write that it is full, so the next call waits for
-/// the event instead of trying in vain: one syscall saved each way on every wake-up.
+/// A non-blocking socket on this thread's reactor. A short read means it is empty and a short write that it is full, so the
+/// next call waits for the event instead of trying in vain: one syscall saved each way on every wake-up.
 #[derive(Debug)]
-pub struct Socket<T> {
-    io: Async<T>,
-    empty: bool,
-    full: bool,
-}
+pub struct Socket<T: Raw>(Watched<T>);
 
-impl<T> Socket<T> {
-    /// Wraps it.
-    #[must_use]
-    pub fn new(io: Async<T>) -> Self {
-        Self { io, empty: false, full: false }
+impl<T: Raw> Socket<T> {
+    /// Wraps a socket that was set not to block.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new(io: T) -> io::Result<Self> {
+        Watched::new(io).map(Self)
     }
 }
 
-impl<T> Unpin for Socket<T> {}
+impl<T: Raw> Unpin for Socket<T> {}
 
 impl<T: Raw> AsyncRead for Socket<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            if self.empty {
-                ready!(self.io.poll_readable(cx))?;
-                self.empty = false;
-            }
-            match self.io.get_ref().recv(buffer) {
-                Ok(n) => {
-                    self.empty = n < buffer.len();
-                    return Poll::Ready(Ok(n));
-                }
-                Err(error) => self.empty = is_would_block(error)?,
-            }
-        }
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_with(Way::Read, cx, |io| io.recv(buffer).map(|n| (n, n < buffer.len())))
     }
 }
 
 impl<T: Raw> AsyncWrite for Socket<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            if self.full {
-                ready!(self.io.poll_writable(cx))?;
-                self.full = false;
-            }
-            match self.io.get_ref().send(bytes) {
-                Ok(n) => {
-                    self.full = n < bytes.len();
-                    return Poll::Ready(Ok(n));
-                }
-                Err(error) => self.full = is_would_block(error)?,
-            }
-        }
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_with(Way::Write, cx, |io| io.send(bytes).map(|n| (n, n < bytes.len())))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -104,14 +79,6 @@ impl<T: Raw> AsyncWrite for Socket<T> {
     }
 
     fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.io.get_ref().end())
-    }
-}
-
-fn is_would_block(error: io::Error) -> io::Result<bool> {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => Ok(true),
-        io::ErrorKind::Interrupted => Ok(false),
-        _ => Err(error),
+        Poll::Ready(self.0.get_ref().end())
     }
 }

@@ -2,10 +2,10 @@
 
 use super::{BoxStream, Socket};
 use crate::broker::Peer;
+use crate::runtime::reactor::Watched;
 use rustix::net::{listen, sockopt};
-use smol::Async;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 /// Connections the kernel may hold before they are accepted: after a power cut all clients come back at once.
@@ -17,21 +17,21 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
-pub(super) fn bind(address: SocketAddr) -> io::Result<Async<TcpListener>> {
+pub(super) fn bind(address: SocketAddr) -> io::Result<Watched<TcpListener>> {
     let listener = TcpListener::bind(address)?;
     // A second call only changes the backlog.
     listen(&listener, BACKLOG)?;
-    Async::new(listener)
+    listener.set_nonblocking(true)?;
+    Watched::new(listener)
 }
 
-pub(super) async fn accept(listener: &Async<TcpListener>) -> io::Result<(BoxStream, Peer)> {
-    let (stream, address) = listener.accept().await?;
-    let tcp = stream.get_ref();
-    sockopt::set_tcp_nodelay(tcp, true)?;
-    sockopt::set_socket_keepalive(tcp, true)?;
-    sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(tcp, KEEPALIVE_PROBES)?;
-    socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-    Ok((Box::new(Socket::new(stream)), Peer::Tcp(address)))
+pub(super) fn set_up(tcp: TcpStream, address: SocketAddr) -> io::Result<(BoxStream, Peer)> {
+    tcp.set_nonblocking(true)?;
+    sockopt::set_tcp_nodelay(&tcp, true)?;
+    sockopt::set_socket_keepalive(&tcp, true)?;
+    sockopt::set_tcp_keepidle(&tcp, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&tcp, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(&tcp, KEEPALIVE_PROBES)?;
+    socket2::SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    Ok((Box::new(Socket::new(tcp)?), Peer::Tcp(address)))
 }

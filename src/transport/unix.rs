@@ -2,10 +2,10 @@
 
 use super::{BoxStream, Socket, tcp};
 use crate::broker::Peer;
+use crate::runtime::reactor::Watched;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind as bind_fd, listen, socket_with, sockopt,
 };
-use smol::Async;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 /// Binds `path`. A socket file that is there and that nobody answers on is removed first.
-pub(super) fn bind(path: &Path, mode: u32) -> io::Result<Async<UnixListener>> {
+pub(super) fn bind(path: &Path, mode: u32) -> io::Result<Watched<UnixListener>> {
     let address = SocketAddrUnix::new(path)?;
     let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     if let Err(error) = bind_fd(&fd, &address) {
@@ -27,7 +27,7 @@ pub(super) fn bind(path: &Path, mode: u32) -> io::Result<Async<UnixListener>> {
     // Between bind and listen nobody can connect, so the mode holds from the first connection on.
     fs::set_permissions(path, Permissions::from_mode(mode))?;
     listen(&fd, tcp::BACKLOG)?;
-    Async::new_nonblocking(into_listener(fd))
+    Watched::new(into_listener(fd))
 }
 
 fn into_listener(fd: OwnedFd) -> UnixListener {
@@ -39,10 +39,10 @@ fn is_stale(path: &Path) -> bool {
         && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-pub(super) async fn accept(listener: &Async<UnixListener>) -> io::Result<(BoxStream, Peer)> {
-    let (stream, _) = listener.accept().await?;
-    let peer = peer(stream.get_ref())?;
-    Ok((Box::new(Socket::new(stream)), peer))
+pub(super) fn set_up(stream: UnixStream) -> io::Result<(BoxStream, Peer)> {
+    stream.set_nonblocking(true)?;
+    let peer = peer(&stream)?;
+    Ok((Box::new(Socket::new(stream)?), peer))
 }
 
 fn peer(stream: &UnixStream) -> io::Result<Peer> {

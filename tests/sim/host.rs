@@ -119,6 +119,7 @@ impl World<'_> {
                 return;
             }
         };
+        host.steady.raise(broker.clock_floor());
         (host.broker, host.store, host.reader) = (Some(broker), Some(store), Some(reader));
         (host.committing, host.deaf, host.reading, host.timer_us, host.stopped) = (None, false, false, None, false);
         host.reads.clear();

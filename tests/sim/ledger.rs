@@ -138,7 +138,8 @@ impl Ledger {
             return;
         };
         let disk = m.retain || self.captures(seen.uid).any(|q| q.storage == Storage::Disk);
-        let all_disk = self.captures(seen.uid).all(|q| q.storage == Storage::Disk);
+        let all_disk =
+            self.captures(seen.uid).all(|q| q.storage == Storage::Disk && q.overflow != Overflow::DropNewest);
         if disk && all_disk && seen.seq > 0 && !durable.contains(&seen.uid) {
             self.fail("nothing is seen before it is durable", format!("message {} at {}", seen.uid, seen.seq));
         }

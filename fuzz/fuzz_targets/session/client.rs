@@ -362,7 +362,9 @@ impl Client {
         let mut bytes = Vec::new();
         record.encode_to(&mut bytes);
         // What is retained is on disk, but how long it must have been there is for the contract to say.
-        let durable = shared.on_disk(channel) || (contract == Contract::Disk && !m.retain);
+        // A queue that dropped the newest, as `r` may, sets no minimum for what is only retained then.
+        let durable = (shared.on_disk(channel) && !(m.retain && channel.starts_with("r/")))
+            || (contract == Contract::Disk && !m.retain);
         let p = self.publishers.entry(stream).or_default();
         p.unanswered.push_back(Sent { number, mark, durable, leaves: channel.starts_with("d/"), id });
         bytes

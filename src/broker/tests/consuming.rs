@@ -33,6 +33,37 @@ fn what_was_acknowledged_is_not_delivered_again_after_a_restart_and_the_rest_is_
 }
 
 #[test]
+fn a_new_consumer_is_given_nothing_before_a_cut_can_no_longer_undo_it() {
+    let mut w = World::new(vec![queue("q", "#")]);
+    let p = w.connect();
+    w.publish(p, 1, "a", "m1");
+    w.hold_commits = true;
+    let c = w.connect();
+    w.consume(c, 2, "q", "c");
+    w.credit(c, 2, 10);
+    assert!(w.messages(c).is_empty(), "its row is not durable");
+    w.release_commit();
+    assert_eq!(w.texts(c), ["m1"]);
+    // The power goes: now it is known that something may have been delivered.
+    w.restart();
+    let c = w.connect();
+    w.consume(c, 2, "q", "c");
+    w.credit(c, 2, 10);
+    let again = w.messages(c);
+    assert_eq!((again.len(), again[0].flags & item_flag::REDELIVERED), (1, item_flag::REDELIVERED));
+}
+
+#[test]
+fn a_consumer_that_is_refused_is_not_made() {
+    let mut w = World::new(vec![QueueSettings { keep: Keep::Work, ..queue("q", "#") }]);
+    let c = w.connect();
+    w.consume_with(c, 2, "q", "refused", &[], |head| head.credit_messages = u32::MAX);
+    assert_eq!(w.expect_error(c), Code::CreditOverflow);
+    // The queue has one group: it is still free.
+    w.consume(c, 3, "q", "taken");
+}
+
+#[test]
 fn after_an_orderly_stop_only_what_was_delivered_has_the_flag() {
     let mut w = World::new(vec![queue("main", "#")]);
     let c = w.connect();

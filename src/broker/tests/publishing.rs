@@ -1,8 +1,8 @@
 //! Publish: contracts, order, dedupe, limits.
 
 use super::world::{World, id, queue};
-use crate::config::{Keep, Overflow, QueueSettings, Storage};
-use crate::model::Priority;
+use crate::config::{Keep, Overflow, QueueSettings, Settings, Storage};
+use crate::model::{MessageId, Priority};
 use crate::wire::{Code, Contract, Outcome};
 
 #[test]
@@ -77,7 +77,10 @@ fn a_refused_message_leaves_no_id_and_fences_what_follows() {
     let small = QueueSettings { messages_max: 2, keep: Keep::Interest, ..queue("small", "#") };
     let mut w = World::new(vec![small]);
     let c = w.connect();
-    w.publish_batch(c, 1, "a", &["1".into(), "2".into(), "3".into(), "4".into()]);
+    w.publish_batch(c, 1, "a", &["1".into(), "2".into()]);
+    // The refused one has an id, which is not remembered: its retry is no duplicate.
+    w.publish_with(c, 3, Contract::Queue, |r| r.id = id(3), "a", "3");
+    w.publish(c, 4, "a", "4");
     let full = Err(Code::QueueFull);
     let fenced = Err(Code::Fenced);
     let stored = Ok(Outcome::Stored);
@@ -220,4 +223,21 @@ fn a_busy_broker_waits_for_the_crowd_no_longer_than_its_linger() {
     assert_eq!(w.verdicts(c), [], "a hundred came last time");
     w.pass(3);
     assert_eq!(w.verdicts(c), [(101, Ok(Outcome::Stored))]);
+}
+
+#[test]
+fn ids_of_live_messages_are_forgotten_beyond_the_bound_at_once() {
+    const IDS_MAX: u32 = 100;
+    let mut settings = Settings::default();
+    settings.queues.clear();
+    settings.store.dedupe.ids_max = IDS_MAX;
+    let mut w = World::with(settings);
+    let c = w.connect();
+    // No time passes: housekeeping does not come to help.
+    for number in 1..=2_000u64 {
+        let id = MessageId::from_parts(number, [0; 10]);
+        w.publish_with(c, number, Contract::Memory, |r| r.id = id, "live", "x");
+        assert!(w.broker.mount.dedupe.len() <= IDS_MAX as usize + 257);
+    }
+    assert!(w.broker.mount.dedupe.len() >= IDS_MAX as usize);
 }

@@ -1,9 +1,11 @@
 //! Full disks, failed stores, reloads, bounds over restarts.
 
+use super::super::storage::FILE_BYTES_MIN;
 use super::world::{World, id, queue};
 use crate::broker::Event;
 use crate::config::{QueueSettings, Settings, Storage};
-use crate::model::{Priority, admin};
+use crate::model::Priority;
+use crate::model::admin::{self, StoreState};
 use crate::store::{Block, QueueKey, Reader, StoreError, Table};
 use crate::wire::{Code, Contract, History, Outcome, Request, Response, Since};
 
@@ -14,8 +16,11 @@ fn when_space_is_low_alarms_are_still_taken_and_acks_go_on_and_it_recovers_by_it
     w.publish(c, 1, "a", "before");
     w.frames(c);
     w.event(Event::Disk { free_bytes: 1 });
-    w.publish_with(c, 2, Contract::Queue, |r| r.priority = Priority::MAX, "a", "alarm");
-    w.publish(c, 3, "a", "bulk");
+    // The lowest that is an alarm, and the highest that is not.
+    let alarm = w.broker.settings().store.alarm_priority;
+    let at = |priority: u8| Priority::new(priority).expect("below ten");
+    w.publish_with(c, 2, Contract::Queue, |r| r.priority = at(alarm), "a", "alarm");
+    w.publish_with(c, 3, Contract::Queue, |r| r.priority = at(alarm - 1), "a", "bulk");
     assert_eq!(w.verdicts(c), [(2, Ok(Outcome::Stored)), (3, Err(Code::StorageFull))]);
     let r = w.connect();
     w.consume(r, 1, "main", "r");
@@ -31,6 +36,38 @@ fn when_space_is_low_alarms_are_still_taken_and_acks_go_on_and_it_recovers_by_it
     w.event(Event::Disk { free_bytes: marks.free_high_bytes });
     w.publish(c, 3, "a", "again");
     assert_eq!(w.verdicts(c), [(3, Ok(Outcome::Stored))]);
+}
+
+#[test]
+fn what_messages_left_free_inside_the_file_counts_as_space() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let marks = w.broker.settings().store.clone();
+    let c = w.connect();
+    w.broker.health.file_bytes = 4 * marks.free_high_bytes;
+    w.event(Event::Disk { free_bytes: marks.free_low_bytes / 2 });
+    w.publish(c, 1, "a", "into the room that is there");
+    assert_eq!(w.verdicts(c), [(1, Ok(Outcome::Stored))]);
+    // Not where somebody else took the disk to its end.
+    w.broker.health.file_bytes = 4 * marks.free_high_bytes;
+    w.event(Event::Disk { free_bytes: marks.free_low_bytes / 8 });
+    w.publish(c, 2, "a", "too full");
+    assert_eq!(w.verdicts(c), [(2, Err(Code::StorageFull))]);
+}
+
+#[test]
+fn a_disk_with_space_and_without_a_reserve_is_not_called_full() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    w.fail_store(StoreError::Full("no space".into()));
+    w.reopen_store();
+    assert_eq!(w.broker.health.state(), StoreState::Full);
+    let marks = w.broker.settings().store.clone();
+    // Enough to take everything; too little to put something aside as well.
+    w.broker.health.file_bytes = marks.reserve_bytes + marks.journal_bytes + 2 * FILE_BYTES_MIN;
+    w.event(Event::Disk { free_bytes: marks.free_high_bytes });
+    assert_eq!(w.broker.health.state(), StoreState::Ok);
+    let c = w.connect();
+    w.publish(c, 1, "a", "taken");
+    assert_eq!(w.verdicts(c), [(1, Ok(Outcome::Stored))]);
 }
 
 #[test]
@@ -50,6 +87,7 @@ fn a_failed_commit_is_never_acknowledged_and_what_was_kept_is_found_by_its_id() 
     assert_eq!(w.verdicts(c), [(2, failed)]);
     w.hold_commits = false;
     w.reopen_store();
+    assert_eq!(w.broker.health.state(), StoreState::Full);
     let high = w.broker.settings().store.free_high_bytes + w.broker.settings().store.reserve_bytes;
     w.event(Event::Disk { free_bytes: high });
     assert_eq!(w.reserve, [false, true], "and made again");
