@@ -11,7 +11,7 @@ use crate::model::admin::{
 use crate::model::{ConnId, Priority, Properties, Record, tag};
 use crate::queue::{Admission, Queue};
 use crate::store::block::BlockReader;
-use crate::store::{ReadRequest, ReadResult};
+use crate::store::{Op, ReadRequest, ReadResult, Table, schema};
 use crate::wire::{Code, Contract};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -133,6 +133,22 @@ impl Broker {
             dead: dead.map_or(0, |d| self.mount.queues[d].messages()),
             consumers: consumers(q),
         }
+    }
+
+    /// Deletes a consumer that nobody is attached to.
+    pub(super) fn delete_consumer(&mut self, queue: usize, consumer: usize) {
+        let Some(c) = self.mount.queues[queue].consumers[consumer].take() else { return };
+        let (key, volume) = (self.mount.queues[queue].key, self.mount.queues[queue].volume);
+        // Another may take its place in the list: what was read for this one says nothing to that.
+        self.reads.retain(|_, waiting| {
+            !matches!(waiting, super::Waiting::Page(q, c, _) | super::Waiting::Fetch(q, c, ..) if (*q, *c) == (queue, consumer))
+        });
+        let now = self.now.mono;
+        let row = schema::named_key(key, &c.name);
+        let v = self.volume_mut(volume);
+        v.push(Op::Delete { table: Table::Consumer, key: row });
+        v.nudge(now);
+        self.release(queue);
     }
 
     fn purge(&mut self, queue: usize) -> u64 {

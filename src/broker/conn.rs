@@ -592,6 +592,11 @@ impl Broker {
         }
     }
 
+    /// Whether a record is not larger than the peer takes.
+    pub(super) fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
+        self.conns.get(&conn).is_none_or(|c| len <= c.session.peer_message_bytes_max as usize)
+    }
+
     /// Milliseconds since start.
     pub(super) fn uptime_ms(&self) -> u64 {
         self.now.mono.ms_since(Mono(self.started.mono.0))

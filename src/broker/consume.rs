@@ -9,7 +9,7 @@ use crate::model::{ConnId, Filter, Priority, Record, Volume, Wall};
 use crate::protocols::Fault;
 use crate::queue::{Attachment, Consumer, Failed, PendingState};
 use crate::store::block::{BlockReader, Entry};
-use crate::store::{Block, Op, ReadRequest, ReadResult, Table, schema};
+use crate::store::{Block, ReadRequest, ReadResult};
 use crate::wire::{Ack, Code, Consume, Credit, FilterItems, Nack, Start, item_flag};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -166,22 +166,6 @@ impl Broker {
             c.detach(attachment);
             self.pumps.push((queue, consumer));
         }
-    }
-
-    /// Deletes a consumer that nobody is attached to.
-    pub(super) fn delete_consumer(&mut self, queue: usize, consumer: usize) {
-        let Some(c) = self.mount.queues[queue].consumers[consumer].take() else { return };
-        let (key, volume) = (self.mount.queues[queue].key, self.mount.queues[queue].volume);
-        // Another may take its place in the list: what was read for this one says nothing to that.
-        self.reads.retain(|_, waiting| {
-            !matches!(waiting, Waiting::Page(q, c, _) | Waiting::Fetch(q, c, ..) if (*q, *c) == (queue, consumer))
-        });
-        let now = self.now.mono;
-        let row = schema::named_key(key, &c.name);
-        let v = self.volume_mut(volume);
-        v.push(Op::Delete { table: Table::Consumer, key: row });
-        v.nudge(now);
-        self.release(queue);
     }
 
     fn attachment_mut(&mut self, conn: ConnId, stream: u32) -> Result<(usize, usize, &mut Attachment), Fault> {
@@ -638,10 +622,6 @@ impl Broker {
 
     fn is_expired(&self, entry: &Entry<'_>, stored: Wall) -> bool {
         self.is_over_ttl(Record::decode(entry.data).map_or(0, |r| r.ttl_ms), stored)
-    }
-
-    pub(super) fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
-        self.conns.get(&conn).is_none_or(|c| len <= c.session.peer_message_bytes_max as usize)
     }
 }
 

@@ -212,7 +212,9 @@ pub fn open_on(disk: Arc<dyn Disk>, options: &OpenOptions) -> Result<Opened, Sto
         Finding::Repaired.log(&place);
         findings.push(Finding::Repaired);
     }
-    let store = attach(store, Attach { disk: disk.as_ref(), options, place: &place, findings: &mut findings })?;
+    let reopen = || Ok(open_file(disk.as_ref(), options, &place)?.store);
+    let how = Attach { disk: disk.as_ref(), options, place: &place, findings: &mut findings, reopen: &reopen };
+    let store = attach(store, how)?;
     Ok(Opened { store, findings })
 }
 
@@ -298,7 +300,9 @@ pub fn compact_on(disk: &dyn Disk) -> Result<Compacted, StoreError> {
     let options = &OpenOptions { journal_bytes: 0, ..OpenOptions::default() };
     let store = open_file(disk, options, &place)?.store;
     store.keep(lock);
-    let mut store = attach(store, Attach { disk, options, place: &place, findings: &mut Vec::new() })?;
+    let reopen = || Ok(open_file(disk, options, &place)?.store);
+    let how = Attach { disk, options, place: &place, findings: &mut Vec::new(), reopen: &reopen };
+    let mut store = attach(store, how)?;
     store.compact()?;
     let after = file.len().map_err(from_io)?;
     Ok(Compacted { before, after })

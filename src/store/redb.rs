@@ -195,6 +195,11 @@ impl RedbStore {
         let _ = self.inner.lock.set(lock);
     }
 
+    /// Gives the folder's lock back to whoever opens it anew.
+    pub(super) fn take_lock(&mut self) -> Option<Box<dyn FolderLock>> {
+        Arc::get_mut(&mut self.inner)?.lock.take()
+    }
+
     /// Makes the file as small as it goes. Takes long.
     ///
     /// # Errors

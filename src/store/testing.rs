@@ -40,6 +40,8 @@ struct State {
     cut_at_write: Option<u64>,
     cut_at_sync: Option<u64>,
     space_bytes: Option<u64>,
+    /// A file that gets no more space.
+    cramped: Option<&'static str>,
     fail_writes: bool,
     fail_reads: bool,
     sync_is_a_lie: bool,
@@ -139,6 +141,7 @@ impl FaultyDisk {
         s.cut_at_write = None;
         s.cut_at_sync = None;
         s.space_bytes = None;
+        s.cramped = None;
         s.fail_writes = false;
         s.fail_reads = false;
         s.locked = false;
@@ -153,6 +156,11 @@ impl FaultyDisk {
     #[must_use]
     pub fn space(&self) -> Option<u64> {
         self.state().space_bytes
+    }
+
+    /// Gives this file no more space: what was written before can be written again, anything else fails with ENOSPC.
+    pub fn no_space_for(&self, name: Option<&'static str>) {
+        self.state().cramped = name;
     }
 
     /// Makes every write and sync fail with EIO, or no longer.
@@ -282,7 +290,15 @@ impl FaultyFile {
             }
             s.space_bytes = Some(space - cost);
         }
+        let cramped = s.cramped == Some(&self.name);
         let content = s.files.get_mut(&self.name).ok_or(io::ErrorKind::NotFound)?;
+        if let (true, Change::Write(offset, data)) = (cramped, &change) {
+            // A page of nothing but zeroes is taken for one that was never written.
+            let old = content.now.get(*offset..offset + data.len());
+            if old.is_none_or(|old| old.iter().all(|b| *b == 0)) {
+                return Err(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()));
+            }
+        }
         change.apply(&mut content.now);
         content.pending.push(change);
         Ok(())

@@ -462,7 +462,7 @@ impl World<'_> {
                 let verdict = if self.healed || roll >= plan.nack + plan.give_up + plan.ignore {
                     Some(Verdict::Ack)
                 } else if roll < plan.nack {
-                    Some(Verdict::Nack(if roll % 2 == 0 { 0 } else { 1 + roll * 5 }))
+                    Some(Verdict::Nack(if roll.is_multiple_of(2) { 0 } else { 1 + roll * 5 }))
                 } else {
                     (roll < plan.nack + plan.give_up).then_some(Verdict::GiveUp)
                 };

@@ -1,20 +1,19 @@
 //! A broker as the daemon runs it: the real machine and the real store, on a disk that fails when told to.
 
+use crate::contents::{stored, uids};
 use crate::ledger::Life;
 use crate::plan::Cut;
-use crate::tap::{Told, uid_of};
+use crate::tap::Told;
 use crate::world::{Ev, World};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tidegate::broker::{Broker, Effect, Event, Peer, Transmit, Volume};
 use tidegate::config::Settings;
-use tidegate::model::{ConnId, Mono, Now, Record, Wall};
+use tidegate::model::{ConnId, Mono, Now, Wall};
 use tidegate::schedule::SteadyWall;
-use tidegate::store::block::BlockReader;
 use tidegate::store::testing::{FaultyDisk, Lost};
 use tidegate::store::{
-    Batch, Finding, MemoryStore, Op, OpenOptions, ReadRequest, Reader, Store, StoreError, Table, open_on, perform,
-    schema,
+    Batch, MemoryStore, OpenOptions, ReadRequest, Reader, Store, StoreError, Table, open_on, perform, schema,
 };
 
 /// A read of a socket.
@@ -120,17 +119,34 @@ impl World<'_> {
                 return;
             }
         };
+        host.steady.raise(broker.clock_floor());
         (host.broker, host.store, host.reader) = (Some(broker), Some(store), Some(reader));
         (host.committing, host.deaf, host.reading, host.timer_us, host.stopped) = (None, false, false, None, false);
         host.reads.clear();
         host.durable.append(&mut host.uncertain);
         self.trace.note("a broker starts", [h as u64, process, 0]);
+        self.look_for_losses(h);
         self.tell_space(h);
         self.after(5_000_000, Ev::Space(h, process));
     }
 
+    /// What was promised and is not done with must be on the disk now: a publisher that sends it again, because the answer
+    /// did not reach it, would hide its loss.
+    fn look_for_losses(&mut self, h: usize) {
+        let Some(found) = self.hosts[h].reader.as_deref().and_then(|reader| stored(reader).ok()) else { return };
+        let lives: Vec<Life> = self.hosts.iter().map(|h| h.life).collect();
+        for (uid, reader, droppable, mortal) in self.ledger.missing(&lives) {
+            if reader.0 == h && !droppable && !mortal && !found.contains(&uid) {
+                self.ledger.fail("no acknowledged message is lost", format!("message {uid} for {reader:?}"));
+            }
+        }
+    }
+
     fn open(&mut self, h: usize) -> Option<Box<dyn Store>> {
-        let options = OpenOptions { cache_bytes: 1 << 20, now: self.wall(), ..OpenOptions::default() };
+        // A small journal, so that it is folded several times in a life.
+        let (now, random) = (self.wall(), 1 + h as u128);
+        let options =
+            OpenOptions { cache_bytes: 1 << 20, now, journal_bytes: 96 << 10, random, ..OpenOptions::default() };
         if self.hosts[h].disk.is_off() {
             let lost = self.hosts[h].lost;
             self.hosts[h].disk.power_on(lost);
@@ -138,8 +154,8 @@ impl World<'_> {
         match open_on(Arc::new(self.hosts[h].disk.clone()), &options) {
             Ok(opened) => {
                 for finding in &opened.findings {
-                    if let Finding::SetAside { why, .. } = finding {
-                        self.ledger.fail("a store that was only cut off is never set aside", why.clone());
+                    if finding.is_loss() {
+                        self.ledger.fail("a store that was only cut off loses nothing", finding.to_string());
                     }
                 }
                 Some(Box::new(opened.store))
@@ -164,7 +180,7 @@ impl World<'_> {
         self.ledger.dropped += broker.counters().dropped_full;
         self.ledger.expired += broker.counters().expired;
         host.life.losses += 1;
-        let in_flight: Vec<u32> = host.committing.take().iter().flatten().flat_map(|b| uids(b)).collect();
+        let in_flight: Vec<u32> = host.committing.take().iter().flatten().flat_map(uids).collect();
         host.uncertain.extend(in_flight);
         // Before the store is dropped: it must not be closed in order.
         host.disk.cut();
@@ -625,31 +641,4 @@ impl World<'_> {
     pub fn mono(&self) -> Mono {
         Mono(1_000_000 + self.now_us)
     }
-}
-
-/// The messages a batch makes durable.
-fn uids(batch: &Batch) -> Vec<u32> {
-    let mut found = Vec::new();
-    let mut record = |bytes: &[u8]| found.extend(Record::decode(bytes).ok().and_then(|r| uid_of(r.payload)));
-    for op in &batch.ops {
-        match op {
-            Op::Append { block, .. } => {
-                let mut reader = BlockReader::new(block).expect("a block is well-formed");
-                while let Some((_, entry)) = reader.next_entry() {
-                    if entry.body.is_none() {
-                        record(entry.data);
-                    }
-                }
-            }
-            Op::Put { table: Table::Delayed, value, .. } => record(value),
-            Op::Put { table: Table::Retained, value, .. } => record(&value[8..]),
-            _ => {}
-        }
-    }
-    for op in &batch.ops {
-        if let Op::Body { bytes, .. } = op {
-            found.extend(uid_of(bytes));
-        }
-    }
-    found
 }

@@ -97,7 +97,7 @@ impl Ledger {
     }
 
     /// The queues of a broker that capture a message's channel.
-    fn captures<'l>(&'l self, uid: u32) -> impl Iterator<Item = &'l QueueSettings> {
+    fn captures(&self, uid: u32) -> impl Iterator<Item = &QueueSettings> {
         let m = &self.messages[uid as usize];
         self.queues[m.host].iter().filter(|q| q.capture.iter().any(|f| matches(f, &m.channel)))
     }

@@ -10,9 +10,10 @@
 //! - `scenarios` are worlds with a name, among them the control that must fail.
 //! - `tap` reads what a broker sends at the moment it leaves; `ledger` knows what was promised and judges it.
 #![cfg(feature = "daemon")]
-#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
 
 mod clients;
+mod contents;
 mod host;
 mod ledger;
 mod net;

@@ -52,6 +52,13 @@
 //! what was read back is durable in redb before anybody builds on it. Which records count, and which are missing, is
 //! decided in `replay`. The database names its journal by a random id; no other is ever replayed on it.
 //!
+//! # A full disk
+//!
+//! The journal has its space, so what was acknowledged is safe when the database cannot grow. A fold that finds no space
+//! fails the commit; the store is opened anew, tries again, and if there still is none goes on with everything pending: it is
+//! read as ever, and commits without messages (acknowledgements, trims) go on in the journal, into the other segment
+//! too. Commits with messages are refused; each makes the store open anew and try to fold.
+//!
 //! # Memory
 //!
 //! What is pending is at most 1 MiB and one commit; a fold holds it twice for a moment, in redb's pages. Opening reads
@@ -101,12 +108,14 @@ pub struct JournaledStore {
     applied: Position,
     /// After an error nothing is known of what is on disk.
     failed: bool,
+    /// The disk has no space for what is pending.
+    cramped: bool,
 }
 
 impl JournaledStore {
     fn new(redb: RedbStore, journal: Option<JournalFile>, pending: Pending) -> Self {
         let applied = pending.last().unwrap_or(redb.applied());
-        Self { redb, journal, pending: Arc::new(RwLock::new(pending)), applied, failed: false }
+        Self { redb, journal, pending: Arc::new(RwLock::new(pending)), applied, failed: false, cramped: false }
     }
 
     /// The last position committed.
@@ -178,11 +187,23 @@ impl JournaledStore {
     fn write(&mut self, batches: &[Batch], last: Position) -> Result<Vec<u32>, StoreError> {
         if let Some(journal) = &mut self.journal {
             let weight: usize = batches.iter().flat_map(|b| &b.ops).map(Op::weight).sum();
+            if self.cramped && batches.iter().flat_map(|b| &b.ops).any(takes_space) {
+                // Tried again after the store was opened anew, which folds if it can.
+                return Err(StoreError::Full("what is in the journal has no room in the database".to_owned()));
+            }
             let pending = self.pending.read().unwrap_or_else(PoisonError::into_inner);
-            if weight < DIRECT_BYTES && pending.bytes() + weight <= PENDING_BYTES_MAX {
+            if weight < DIRECT_BYTES && (self.cramped || pending.bytes() + weight <= PENDING_BYTES_MAX) {
                 let conflicts = pending.judge(batches, |table, key| self.redb.row(table, key))?;
                 let record = encode_record(journal.head(self.applied, last), &conflicts, batches);
-                if let Some(record) = record.filter(|record| journal.has_room(record)) {
+                let fits =
+                    |r: &Vec<u8>, j: &mut JournalFile| j.has_room(r) || (self.cramped && j.spill() && j.has_room(r));
+                if let Some(mut record) = record
+                    && fits(&record, journal)
+                {
+                    if self.cramped {
+                        // It may have come to the next generation.
+                        record = encode_record(journal.head(self.applied, last), &conflicts, batches).unwrap_or(record);
+                    }
                     // Nobody may see it before it is durable.
                     drop(pending);
                     journal.write(&record)?;
@@ -205,11 +226,17 @@ impl JournaledStore {
             self.pending_mut().clear();
             conflicts
         };
+        self.cramped = false;
         if let Some(journal) = &mut self.journal {
             journal.begin(self.redb.applied());
         }
         Ok(conflicts)
     }
+}
+
+/// Whether an operation adds to what must find room in the database; the others make room, or nearly.
+fn takes_space(op: &Op) -> bool {
+    matches!(op, Op::Append { .. } | Op::Body { .. })
 }
 
 impl Store for JournaledStore {

@@ -21,6 +21,8 @@ pub(in super::super) struct Attach<'a> {
     pub(in super::super) options: &'a OpenOptions,
     pub(in super::super) place: &'a str,
     pub(in super::super) findings: &'a mut Vec<Finding>,
+    /// Opens the database again after an error.
+    pub(in super::super) reopen: &'a dyn Fn() -> Result<RedbStore, StoreError>,
 }
 
 /// Replays the journal of a database and goes on with both.
@@ -118,7 +120,8 @@ impl Opening<'_> {
         let (generation, end) = plan.newest.unwrap_or((0, 0));
         let records = plan.records.len();
         let last = pending.last();
-        let seen = Seen { layout, generation, used: end as u64 * super::PAGE_BYTES as u64, before };
+        let spilled = plan.records.iter().any(|found| found.head.generation != generation);
+        let seen = Seen { layout, generation, used: end as u64 * super::PAGE_BYTES as u64, before, spilled };
         match self.redb.fold(&pending.condense(), &[]) {
             _ if pending.is_empty() => {}
             Ok(_) => {}
@@ -154,7 +157,7 @@ impl Opening<'_> {
             return self.make(Some(layout.id));
         }
         let mut journal = JournalFile::resume(file, self.redb.traffic(), layout);
-        journal.place(generation + 1, self.redb.applied(), 0);
+        journal.place(generation + 1, self.redb.applied(), 0, false);
         Ok(JournaledStore::new(self.redb, Some(journal), Pending::default()))
     }
 
@@ -164,12 +167,21 @@ impl Opening<'_> {
         wanted > 0 && file.is_whole() && layout.segment_bytes == segment_bytes(wanted)
     }
 
-    fn keep_unfolded(self, file: Existing, seen: Seen, pending: Pending) -> Result<JournaledStore, StoreError> {
+    fn keep_unfolded(mut self, file: Existing, seen: Seen, pending: Pending) -> Result<JournaledStore, StoreError> {
+        // The handle of the database is of no use after the error.
+        let lock = self.redb.take_lock();
+        drop(self.redb);
+        self.redb = (self.how.reopen)()?;
+        if let Some(lock) = lock {
+            self.redb.keep(lock);
+        }
         let mut journal = JournalFile::resume(file, self.redb.traffic(), seen.layout);
         // Should the last of it only be in memory.
         journal.sync()?;
-        journal.place(seen.generation, seen.before, seen.used);
-        Ok(JournaledStore::new(self.redb, Some(journal), pending))
+        journal.place(seen.generation, seen.before, seen.used, seen.spilled);
+        let mut store = JournaledStore::new(self.redb, Some(journal), pending);
+        store.cramped = true;
+        Ok(store)
     }
 
     /// A file the database does not name as in use: rubbish of one that was being made or given up, or a stranger's.
@@ -214,7 +226,7 @@ impl Opening<'_> {
             other => other,
         })?;
         self.redb.set_journal(header.id, true)?;
-        journal.place(1, self.redb.applied(), 0);
+        journal.place(1, self.redb.applied(), 0, false);
         Ok(JournaledStore::new(self.redb, Some(journal), Pending::default()))
     }
 
@@ -242,6 +254,8 @@ struct Seen {
     used: u64,
     /// What the database had applied.
     before: Position,
+    /// Both segments are needed.
+    spilled: bool,
 }
 
 /// Never zero: an id must be told from an empty page.

@@ -34,16 +34,16 @@ pub fn plan(segments: &[Scan; 2], applied: Position) -> Plan {
     if base > applied {
         plan.fell_back = Some(base);
     }
-    // A generation begins with all of the one before it in the database: what that holds beyond was never told to anyone.
+    // What an older generation holds beyond the beginning of a later one was never told to anyone.
     let mut void_above = Position(u64::MAX);
     let mut later = newest;
-    let mut lowest_base = void_above;
+    let mut lowest_after = void_above;
     let mut valid = Vec::new();
     for found in all.iter().rev() {
         if found.head.generation < later {
-            (later, void_above) = (found.head.generation, lowest_base);
+            (later, void_above) = (found.head.generation, lowest_after);
         }
-        lowest_base = lowest_base.min(found.head.base);
+        lowest_after = lowest_after.min(found.head.after);
         if found.payload.is_some() && found.head.last <= void_above {
             valid.push(*found);
         }

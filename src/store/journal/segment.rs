@@ -33,6 +33,8 @@ pub(super) struct JournalFile {
     base: Position,
     /// Bytes of the segment that are taken.
     used: u64,
+    /// The other segment holds records that are needed, too.
+    spilled: bool,
 }
 
 impl JournalFile {
@@ -56,19 +58,29 @@ impl JournalFile {
         traffic.written_bytes.fetch_add(len + PAGE_BYTES as u64, Ordering::Relaxed);
         traffic.syncs.fetch_add(2, Ordering::Relaxed);
         traffic.journal_bytes.store(len, Ordering::Relaxed);
-        Ok(Self { file, traffic, header, generation: 0, base: Position(0), used: 0 })
+        Ok(Self { file, traffic, header, generation: 0, base: Position(0), used: 0, spilled: false })
     }
 
     /// Goes on with a file that was read.
     pub(super) fn resume(found: Existing, traffic: Arc<Traffic>, header: FileHeader) -> Self {
         let len = PAGE_BYTES as u64 + 2 * header.segment_bytes;
         traffic.journal_bytes.store(len, Ordering::Relaxed);
-        Self { file: found.file, traffic, header, generation: 0, base: Position(0), used: 0 }
+        Self { file: found.file, traffic, header, generation: 0, base: Position(0), used: 0, spilled: false }
     }
 
-    /// Where the next record goes, and what it says of its generation.
-    pub(super) fn place(&mut self, generation: u64, base: Position, used: u64) {
-        (self.generation, self.base, self.used) = (generation, base, used);
+    /// Where the next record goes, and what it says of its generation; `spilled` when the other segment is needed, too.
+    pub(super) fn place(&mut self, generation: u64, base: Position, used: u64, spilled: bool) {
+        (self.generation, self.base, self.used, self.spilled) = (generation, base, used, spilled);
+    }
+
+    /// Goes on in the other segment though what this one holds is still needed; false when that holds such, too.
+    pub(super) fn spill(&mut self) -> bool {
+        if self.spilled {
+            return false;
+        }
+        (self.spilled, self.used) = (true, 0);
+        self.generation += 1;
+        true
     }
 
     /// Nothing in the file is needed any more: the next record begins the other segment.
@@ -77,7 +89,7 @@ impl JournalFile {
             self.generation += 1;
             self.used = 0;
         }
-        self.base = base;
+        (self.base, self.spilled) = (base, false);
     }
 
     /// The head of the next record, for batches behind `after` up to `last`.
