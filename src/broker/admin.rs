@@ -1,7 +1,7 @@
 //! What the broker answers to administrators: status, queues, peek, purge, replay.
 
 use super::Broker;
-use super::consume::channel_of;
+use super::entries::channel_of;
 use super::mount::DEAD;
 use crate::config::{Keep, Storage};
 use crate::model::admin::{

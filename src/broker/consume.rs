@@ -1,15 +1,16 @@
 //! Durable consumers at work: pages in, deliveries out, acknowledgements, retries, dead letters, delayed messages.
 
 use super::conn::Stream;
+use super::entries::{delivery, entry_at, holds, stand, wanted};
 use super::{Broker, Timer, Waiting};
 use crate::config::Keep;
 use crate::model::limits::{CONSUMER_FILTERS_MAX, NAME_BYTES_MAX};
-use crate::model::{Channel, ConnId, Filter, Priority, Record, Volume, Wall};
+use crate::model::{ConnId, Filter, Priority, Record, Volume, Wall};
 use crate::protocols::Fault;
-use crate::queue::{Attachment, Consumer, Cursor, Failed, PendingState};
-use crate::store::block::{BLOCK_HEADER_BYTES, BlockReader, Entry};
+use crate::queue::{Attachment, Consumer, Failed, PendingState};
+use crate::store::block::{BlockReader, Entry};
 use crate::store::{Block, ReadRequest, ReadResult};
-use crate::wire::{Ack, Code, Consume, Credit, DeliverItem, FilterItems, Nack, Start, item_flag};
+use crate::wire::{Ack, Code, Consume, Credit, FilterItems, Nack, Start, item_flag};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
@@ -640,55 +641,4 @@ impl crate::queue::Queue {
 fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b))
-}
-
-/// Whether a block has this message.
-fn holds(block: &Block, seq: u64) -> bool {
-    (block.first..block.first + u64::from(block.count)).contains(&seq)
-}
-
-/// The cursor at a sequence of a block.
-fn stand(block: &Block, seq: u64) -> Option<Cursor> {
-    let mut reader = BlockReader::new(&block.bytes)?;
-    for _ in block.first..seq {
-        reader.next_entry()?;
-    }
-    let offset = block.bytes.len() - reader.rest_len();
-    debug_assert!(offset >= BLOCK_HEADER_BYTES);
-    Some(Cursor { bytes: block.bytes.clone(), base: reader.base(), offset, left: reader.remaining(), seq })
-}
-
-pub(super) fn entry_at(block: &Block, seq: u64) -> Option<(Wall, Entry<'_>)> {
-    let mut reader = BlockReader::new(&block.bytes)?;
-    for _ in block.first..seq {
-        reader.next_entry()?;
-    }
-    reader.next_entry()
-}
-
-fn wanted(filters: &[String], entry: &Entry<'_>) -> bool {
-    if filters.is_empty() {
-        return true;
-    }
-    let Ok(record) = Record::decode(entry.data) else { return true };
-    let matches = |f: &String| Filter::parse(f).is_ok_and(|f| f.matches(record.channel));
-    filters.iter().any(matches)
-}
-
-fn delivery<'a>(flags: u8, lane: Priority, seq: u64, attempt: u32, stored: Wall, entry: &Entry<'a>) -> DeliverItem<'a> {
-    let has_offset = if entry.history.is_some() { item_flag::HAS_OFFSET } else { 0 };
-    DeliverItem {
-        flags: flags | has_offset,
-        lane: lane.get(),
-        seq,
-        offset: entry.history.map_or(0, |h| h.offset),
-        attempt,
-        stored_ms: stored.0,
-        record: entry.data,
-    }
-}
-
-/// The channel of a stored record.
-pub(super) fn channel_of(data: &[u8]) -> Option<Channel<'_>> {
-    Record::decode(data).ok().map(|r| r.channel)
 }

@@ -1,7 +1,7 @@
 //! Dead letters: where messages end that exhausted their attempts.
 
 use super::Broker;
-use super::consume::entry_at;
+use super::entries::entry_at;
 use super::mount::{DEAD, dead_settings};
 use crate::model::limits::{PROPERTIES_BYTES_MAX, PROPERTIES_MAX};
 use crate::model::{Priority, Properties, Property, Record, tag};

@@ -12,6 +12,7 @@ mod conn;
 mod consume;
 mod dead;
 mod delayed;
+mod entries;
 
 mod event;
 mod load;

@@ -9,6 +9,7 @@ mod bodies;
 mod check;
 mod committer;
 pub mod encoding;
+mod errors;
 pub mod file;
 pub mod journal;
 mod memory;

@@ -68,6 +68,8 @@
 //! verified as a whole before it is used. What is damaged while it is used shows by the checksum of each block: such a
 //! block is left out of what is read, and said.
 
+pub(super) use super::errors::{damaged, from_io, from_redb};
+
 use super::apply::{Revision, Target, apply_all, last_position};
 use super::file::{Counted, Disk, DiskFile, FolderLock, Traffic};
 use super::journal::{Condensed, StoreId};
@@ -120,6 +122,8 @@ pub(super) struct Inner {
     traffic: Arc<Traffic>,
     /// Shared bodies stored; while it is 0 no block needs to be looked into.
     pub(super) bodies: AtomicU64,
+    /// A read failed: redb refuses all reads from then on.
+    pub(super) read_failed: AtomicBool,
     /// Dropped after the database.
     lock: OnceLock<Box<dyn FolderLock>>,
 }
@@ -155,7 +159,13 @@ impl RedbStore {
         builder.set_cache_size(cache_bytes);
         builder.set_repair_callback(move |_| seen.store(true, Ordering::Relaxed));
         let db = builder.create_with_backend(Counted { file, traffic: Arc::clone(&traffic) }).map_err(from_redb)?;
-        let inner = Inner { db, traffic, bodies: AtomicU64::new(0), lock: OnceLock::new() };
+        let inner = Inner {
+            db,
+            traffic,
+            bodies: AtomicU64::new(0),
+            read_failed: AtomicBool::new(false),
+            lock: OnceLock::new(),
+        };
         let applied = match inner.format()? {
             Some(FORMAT_ALONE..=FORMAT) => inner.applied()?,
             Some(found) if found > FORMAT => return Err(StoreError::Newer(found, FORMAT)),
@@ -673,38 +683,4 @@ pub(super) fn body_key(mount: MountId, body: u64) -> [u8; 12] {
 
 fn read_refs(value: &[u8]) -> Result<u32, StoreError> {
     Ok(u32::from_be_bytes(value.try_into().map_err(|_| damaged("a count of references"))?))
-}
-
-pub(super) fn damaged(what: &str) -> StoreError {
-    StoreError::Damaged(what.to_owned())
-}
-
-/// Any error of redb in our words.
-pub(super) fn from_redb(error: impl Into<redb::Error>) -> StoreError {
-    match error.into() {
-        redb::Error::Io(e) => from_io(e),
-        redb::Error::DatabaseAlreadyOpen => StoreError::Locked("its database file".to_owned()),
-        redb::Error::Corrupted(what) => StoreError::Damaged(what),
-        redb::Error::UpgradeRequired(version) => {
-            StoreError::Damaged(format!("the database file has redb's old format {version}, which was never ours"))
-        }
-        e @ (redb::Error::TableTypeMismatch { .. }
-        | redb::Error::TableIsMultimap(_)
-        | redb::Error::TableIsNotMultimap(_)
-        | redb::Error::TypeDefinitionChanged { .. }
-        | redb::Error::TableDoesNotExist(_)) => StoreError::Damaged(e.to_string()),
-        e => StoreError::Io(e.to_string()),
-    }
-}
-
-/// Any error of the system in our words.
-pub(super) fn from_io(error: std::io::Error) -> StoreError {
-    use std::io::ErrorKind;
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full(error.to_string()),
-        ErrorKind::StaleNetworkFileHandle => StoreError::Gone(error.to_string()),
-        // A file that ends before its own header says it does, or that is no database at all.
-        ErrorKind::UnexpectedEof | ErrorKind::InvalidData => StoreError::Damaged(error.to_string()),
-        _ => StoreError::Io(error.to_string()),
-    }
 }

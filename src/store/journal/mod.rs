@@ -90,6 +90,7 @@ use crate::model::Position;
 use pending::Pending;
 use reader::JournaledReader;
 use segment::JournalFile;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A commit of this many bytes goes straight to the database: twice would be much, and once there is cheap.
@@ -173,6 +174,10 @@ impl JournaledStore {
     fn guarded<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
         if self.failed {
             return Err(StoreError::Io("an earlier write failed: the store must be opened anew".to_owned()));
+        }
+        if self.redb.inner().read_failed.load(Ordering::Relaxed) {
+            self.failed = true;
+            return Err(StoreError::Io("a read failed: the store must be opened anew".to_owned()));
         }
         let result = run(self);
         self.failed = result.is_err();

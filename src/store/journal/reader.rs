@@ -13,6 +13,7 @@ use super::pending::Pending;
 use crate::model::Priority;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 /// Reads a store as long as it is open.
@@ -57,6 +58,40 @@ impl Upper {
 
 impl Reader for JournaledReader {
     fn page(&self, queue: QueueKey, lane: Priority, from: u64, bytes_max: usize) -> Result<Vec<Block>, StoreError> {
+        self.watched(self.page_of_both(queue, lane, from, bytes_max))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.watched(self.scan_both(table, prefix, from, visit))
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.watched(self.get_of_both(table, key))
+    }
+}
+
+impl JournaledReader {
+    /// Remembers that a read failed: redb refuses all that come after it, and the journal would hide that from whoever commits.
+    fn watched<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let (Err(StoreError::Io(_)), Some(database)) = (&result, self.database.upgrade()) {
+            database.read_failed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn page_of_both(
+        &self,
+        queue: QueueKey,
+        lane: Priority,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Block>, StoreError> {
         let (upper, snapshot) = self.both(|pending| Upper::collect(pending, queue, lane, from, bytes_max))?;
         let body = |number: u64| upper.bodies.get(&number).cloned();
         let mut found = match upper.deleted {
@@ -81,7 +116,7 @@ impl Reader for JournaledReader {
         Ok(found)
     }
 
-    fn scan(
+    fn scan_both(
         &self,
         table: Table,
         prefix: &[u8],
@@ -115,7 +150,7 @@ impl Reader for JournaledReader {
         Ok(())
     }
 
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    fn get_of_both(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         match self.both(|pending| pending.row(table, key))? {
             (Some(known), _) => Ok(known),
             (None, snapshot) => snapshot.get(table, key),
