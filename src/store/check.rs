@@ -6,12 +6,14 @@ use super::open::{CACHE_BYTES_DEFAULT, STORE_NAME};
 use super::ops::{QueueKey, Table};
 use super::overlay::{self, Header};
 use super::redb::{RedbStore, from_io};
+use super::salvage::{self, Survey};
 use super::schema::{self, ChannelRow, ConsumerRow, ExtentRow, QueueRow};
 use super::{StoreError, bodies, journal};
 use crate::model::{MountId, Position, Priority};
 use crate::store::block::{BlockReader, unseal};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Most problems a report lists.
 const PROBLEMS_MAX: usize = 100;
@@ -70,7 +72,7 @@ pub fn check_on(disk: &dyn Disk) -> Result<Report, StoreError> {
     let mut report = Report { file_bytes: file.len().map_err(from_io)?, ..Report::default() };
     let looked = overlay::look(file.as_ref()).and_then(|header| {
         report.closed = header != Header::Open;
-        overlay::verify(file, CACHE_BYTES_DEFAULT)
+        overlay::verify(Arc::clone(&file), CACHE_BYTES_DEFAULT)
     });
     match looked {
         Ok(mut store) => {
@@ -84,6 +86,13 @@ pub fn check_on(disk: &dyn Disk) -> Result<Report, StoreError> {
         }
         Err(StoreError::Damaged(why)) => {
             report.problems.push(format!("the database is damaged: {why}"));
+            report.problems.push(match salvage::survey(file.as_ref()) {
+                Some(Survey { rows, messages, parts }) => format!(
+                    "the next start takes over what is whole in it: up to {messages} messages and {rows} rows; \
+                     {parts} pages are damaged or cannot be reached"
+                ),
+                None => "nothing in it is whole: the next start begins with an empty store".to_owned(),
+            });
             Ok(report)
         }
         Err(other) => Err(other),

@@ -19,6 +19,7 @@ mod overlay;
 mod read;
 mod redb;
 mod redb_reader;
+mod salvage;
 pub mod schema;
 #[doc(hidden)]
 pub mod testing;
@@ -30,7 +31,7 @@ pub use check::{Report, check, check_on};
 pub use committer::{CommitEvent, Committer, Notify, Reopen};
 pub use memory::MemoryStore;
 pub use open::{
-    CACHE_BYTES_DEFAULT, Compacted, Finding, JOURNAL_BYTES_DEFAULT, OpenOptions, Opened, STORE_NAME, compact,
+    CACHE_BYTES_DEFAULT, Compacted, Finding, JOURNAL_BYTES_DEFAULT, OpenOptions, Opened, STORE_NAME, Salvaged, compact,
     compact_on, open, open_on,
 };
 pub use ops::{Batch, Op, QueueKey, Table};

@@ -10,6 +10,7 @@ use super::file::{Disk, RealDisk};
 use super::journal::{Attach, JOURNAL_NAME, JournaledStore, attach};
 use super::overlay::{self, Header};
 use super::redb::{RedbStore, from_io};
+use super::salvage::{self, SALVAGED};
 use crate::model::{Civil, Position, Wall};
 use std::fmt;
 use std::io;
@@ -59,6 +60,21 @@ pub struct Opened {
     pub findings: Vec<Finding>,
 }
 
+/// What a new store has from a damaged one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Messages that are there.
+    pub messages: u64,
+    /// Rows that were taken over.
+    pub rows: u64,
+    /// Messages that queues should have and have not.
+    pub missing: u64,
+    /// Pages that could not be trusted; what was below each of them, queues perhaps, is unknown.
+    pub parts: u64,
+    /// Whether anything may be missing or older than it was: then every queue has a new epoch.
+    pub lossy: bool,
+}
+
 /// Something that happened while opening. Displays as a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
@@ -70,6 +86,8 @@ pub enum Finding {
         name: String,
         /// What was wrong.
         why: String,
+        /// What was taken over from it; nothing when the new store began empty.
+        salvaged: Option<Salvaged>,
     },
     /// The last record of the journal was being written when the power went: nobody was told of it.
     JournalTail,
@@ -110,8 +128,9 @@ impl Finding {
             Self::Repaired | Self::JournalTail => false,
             Self::FellBack { recovered, .. } => !recovered,
             Self::JournalForeign { missing, .. } => *missing,
+            Self::SetAside { salvaged, .. } => salvaged.is_none_or(|s| s.lossy),
             // Without a hole the end of it may be missing.
-            Self::SetAside { .. } | Self::JournalDamaged { .. } | Self::JournalMissing => true,
+            Self::JournalDamaged { .. } | Self::JournalMissing => true,
         }
     }
 
@@ -129,11 +148,27 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Repaired => write!(f, "the store was not closed the last time; it was verified and is whole"),
-            Self::SetAside { name, why } => write!(
+            Self::SetAside { name, why, salvaged: None } => write!(
                 f,
                 "the store was damaged ({why}); it is kept as {name} and a new, empty one was begun: every message in \
                  it is missing here"
             ),
+            Self::SetAside { name, why, salvaged: Some(salvaged) } => {
+                let Salvaged { messages, rows, missing, parts, lossy } = salvaged;
+                write!(
+                    f,
+                    "the store was damaged ({why}); it is kept as {name} and a new one was made of what is whole in it: \
+                     {messages} messages, {rows} rows; "
+                )?;
+                match lossy {
+                    true => write!(
+                        f,
+                        "at least {missing} messages are missing, and what else was in {parts} damaged pages; queues \
+                         have new epochs"
+                    ),
+                    false => write!(f, "nothing is missing"),
+                }
+            }
             Self::JournalTail => {
                 write!(
                     f,
@@ -191,19 +226,10 @@ pub fn open_on(disk: Arc<dyn Disk>, options: &OpenOptions) -> Result<Opened, Sto
     let Some(lock) = disk.lock().map_err(|e| explain(e, &place))? else {
         return Err(StoreError::Locked(format!("{place}: stop that process, or choose another data folder")));
     };
+    salvage::resume(disk.as_ref()).map_err(|e| explain(e, &place))?;
     let mut findings = Vec::new();
     let opened = match open_file(disk.as_ref(), options, &place) {
-        Err(StoreError::Damaged(why)) => {
-            let aside = |name| set_aside(disk.as_ref(), name, options.now).map_err(|e| explain(e, &place));
-            if disk.names().map_err(|e| explain(e, &place))?.iter().any(|n| n == JOURNAL_NAME) {
-                // It goes with its database, and means nothing to another.
-                aside(JOURNAL_NAME)?;
-            }
-            let finding = Finding::SetAside { name: aside(STORE_NAME)?, why };
-            finding.log(&place);
-            findings.push(finding);
-            open_file(disk.as_ref(), options, &place)?
-        }
+        Err(StoreError::Damaged(why)) => begin_anew(disk.as_ref(), options, &place, why, &mut findings)?,
         other => other?,
     };
     let OpenedStore { store, repaired } = opened;
@@ -220,6 +246,37 @@ pub fn open_on(disk: Arc<dyn Disk>, options: &OpenOptions) -> Result<Opened, Sto
 
 type OpenedStore = super::redb::OpenedFile;
 
+/// Sets the damaged store aside and goes on with what is whole in it, or with an empty one.
+fn begin_anew(
+    disk: &dyn Disk,
+    options: &OpenOptions,
+    place: &str,
+    mut why: String,
+    findings: &mut Vec<Finding>,
+) -> Result<OpenedStore, StoreError> {
+    let said = |e| explain(e, place);
+    let name = free_name(disk, STORE_NAME, options.now).map_err(said)?;
+    let salvaged = salvage::salvage(disk, &name, &why, options.cache_bytes).unwrap_or_else(|error| {
+        // Being up comes first; what is set aside is not lost.
+        why = format!("{why}; what is whole in it could not be taken over: {error}");
+        None
+    });
+    if !salvaged.is_some_and(|s| s.journal) && disk.names().map_err(said)?.iter().any(|n| n == JOURNAL_NAME) {
+        // It goes with its database, and means nothing to another.
+        set_aside(disk, JOURNAL_NAME, options.now).map_err(said)?;
+    }
+    disk.rename(STORE_NAME, &name).map_err(said)?;
+    if salvaged.is_some() {
+        disk.rename(SALVAGED, STORE_NAME).map_err(said)?;
+        // The store tells what it is made of when it is joined with its journal.
+        return open_file(disk, options, place);
+    }
+    let finding = Finding::SetAside { name, why, salvaged: None };
+    finding.log(place);
+    findings.push(finding);
+    open_file(disk, options, place)
+}
+
 fn open_file(disk: &dyn Disk, options: &OpenOptions, place: &str) -> Result<OpenedStore, StoreError> {
     let file = disk.open(STORE_NAME).map_err(|e| explain(e, place))?;
     if overlay::look(file.as_ref())? == Header::Closed && options.verify {
@@ -231,13 +288,18 @@ fn open_file(disk: &dyn Disk, options: &OpenOptions, place: &str) -> Result<Open
 
 /// Gives a damaged file a dated name that no other has.
 pub(super) fn set_aside(disk: &dyn Disk, name: &str, now: Wall) -> io::Result<String> {
+    let free = free_name(disk, name, now)?;
+    disk.rename(name, &free)?;
+    Ok(free)
+}
+
+/// A dated name for a damaged file that no other has.
+fn free_name(disk: &dyn Disk, name: &str, now: Wall) -> io::Result<String> {
     let names = disk.names()?;
     let dated = format!("{name}.damaged-{}", compact_time(now));
     let numbered = (2..).map(|n| format!("{dated}-{n}"));
     let free = std::iter::once(dated.clone()).chain(numbered).find(|name| !names.contains(name));
-    let free = free.expect("the numbers do not end");
-    disk.rename(name, &free)?;
-    Ok(free)
+    Ok(free.expect("the numbers do not end"))
 }
 
 /// `YYYYMMDDThhmmssZ` of a time.

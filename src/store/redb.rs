@@ -96,7 +96,7 @@ pub(super) const BODIES: TableDefinition<'static, &[u8], &[u8]> = TableDefinitio
 pub(super) const BODY_REFS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("body-refs");
 
 /// Byte that opens the rows of queues that were deleted and may still have blocks.
-const DOOMED: u8 = 128;
+pub(super) const DOOMED: u8 = 128;
 /// Commits between two rounds of deleting what was trimmed.
 const COMMITS_A_ROUND: u32 = 32;
 /// Blocks appended after which a round comes earlier.

@@ -20,6 +20,8 @@ pub const META_JOURNAL: &[u8] = b"journal";
 pub const META_CLOCK: &[u8] = b"clock";
 /// Meta row: there while the broker is down after an orderly stop.
 pub const META_STOPPED: &[u8] = b"stopped";
+/// Meta row: this store was made from what verified in a damaged one, and nobody was told yet; `store::salvage`.
+pub const META_SALVAGED: &[u8] = b"salvaged";
 /// Meta row: times at which the clock was set, postcard `schedule::Leaps`.
 pub const META_LEAPS: &[u8] = b"leaps";
 /// Meta row: the next queue and body numbers, postcard [`Counters`].

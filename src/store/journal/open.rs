@@ -1,9 +1,11 @@
 //! Joins a database with its journal when the store is opened: replays, and makes, keeps or sets aside the file.
 
+use super::super::errors::damaged;
 use super::super::file::Disk;
-use super::super::open::{Finding, OpenOptions, set_aside};
+use super::super::open::{Finding, OpenOptions, Salvaged, set_aside};
 use super::super::redb::{RedbStore, from_io};
-use super::super::schema::{self, QueueRow};
+use super::super::salvage::{Marker, Reckoning, reckon};
+use super::super::schema::{self, META_SALVAGED, QueueRow};
 use super::super::{Store, StoreError, Table};
 use super::format::{
     FileHeader, Found, HeaderError, RECORD_HEADER_BYTES, Scan, StoreId, VERSION, decode_payload, scan,
@@ -63,7 +65,10 @@ impl Opening<'_> {
         };
         match own {
             Some(own) => self.replay(own),
-            None => self.make(named.map(|(id, _)| id)),
+            None => {
+                self.settle()?;
+                self.make(named.map(|(id, _)| id))
+            }
         }
     }
 
@@ -127,11 +132,13 @@ impl Opening<'_> {
             Ok(_) => {}
             // A full disk is no reason to stay down: the records are where they are, and the segment is gone on with.
             Err(StoreError::Full(why)) if damaged.is_none() && self.keeps(&file, &layout) => {
+                self.tell_salvage()?;
                 log::warn!("{}: no space to fold the journal ({why}): it is kept as it is", self.how.place);
                 return self.keep_unfolded(file, seen, pending);
             }
             Err(error) => return Err(error),
         }
+        self.settle()?;
         if let Some(last) = last {
             let place = self.how.place;
             log::info!("{place}: {records} commits came back from the journal, up to position {}", last.0);
@@ -228,6 +235,31 @@ impl Opening<'_> {
         self.redb.set_journal(header.id, true)?;
         journal.place(1, self.redb.applied(), 0, false);
         Ok(JournaledStore::new(self.redb, Some(journal), Pending::default()))
+    }
+
+    /// Puts in order a store that was made of what is whole in a damaged one, once its journal is folded: what belongs to
+    /// queues that did not come back goes, the others get new epochs when anything is missing, and it is said.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        let Some(seen) = self.tell_salvage()? else { return Ok(()) };
+        if seen.lossy {
+            self.renew_epochs()?;
+        }
+        let mut ops = seen.orphans;
+        ops.push(super::Op::Delete { table: Table::Meta, key: Bytes::from_static(META_SALVAGED) });
+        self.redb.fold(&Condensed { ops, ..Condensed::default() }, &[])?;
+        Ok(())
+    }
+
+    /// Says what a store is made of that was made from a damaged one.
+    fn tell_salvage(&mut self) -> Result<Option<Reckoning>, StoreError> {
+        let Some(row) = self.redb.row(Table::Meta, META_SALVAGED)? else { return Ok(None) };
+        let marker = schema::decode::<Marker>(&row).ok_or_else(|| damaged("the row that tells of a salvage"))?;
+        let Marker { name, why, lossy, parts, rows } = marker;
+        let (mut seen, messages, missing) = reckon(&self.redb)?;
+        seen.lossy = lossy || missing > 0 || !seen.orphans.is_empty();
+        let salvaged = Some(Salvaged { messages, rows, missing, parts, lossy: seen.lossy });
+        self.found(Finding::SetAside { name, why, salvaged });
+        Ok(Some(seen))
     }
 
     /// Something was lost that readers may have seen: what they remember of the queues is void.
