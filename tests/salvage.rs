@@ -24,18 +24,19 @@ const OPTIONS: OpenOptions =
     OpenOptions { cache_bytes: 4 << 20, verify: true, now: Wall(1_763_726_613_000), journal_bytes: 0, random: 7 << 64 };
 const ASIDE: &str = "store.redb.damaged-20251121T120333Z";
 const QUEUES: u32 = 400;
+const LANE: u8 = 4;
 /// More than a leaf of blocks takes, in bytes.
-const LEAF_BYTES: usize = 32 << 10;
+const LEAF_BYTES: usize = 8 << 10;
 
 fn queue(n: u32) -> QueueKey {
     QueueKey { mount: MountId(0), queue: QueueId(n) }
 }
 
-/// Messages of a kilobyte, each with its queue and number.
+/// Messages of 200 bytes, each with its queue and number.
 fn block(n: u32, first: u64, count: u64) -> Bytes {
     let mut block = BlockWriter::new(Wall(1_000));
     for seq in first..first + count {
-        let mut data = vec![n as u8 ^ seq as u8; 1_000];
+        let mut data = vec![n as u8 ^ seq as u8; 200];
         data[..4].copy_from_slice(&n.to_be_bytes());
         data[4..12].copy_from_slice(&seq.to_be_bytes());
         block.push(Wall(1_000 + seq), None, None, &data);
@@ -55,7 +56,7 @@ fn many_queues() -> (Vec<u8>, MemoryStore) {
             for n in (1..=QUEUES).filter(|n| n % 10 == part) {
                 let first = round * COUNT + 1;
                 let append = block(n, first, COUNT);
-                let lane = Priority::default();
+                let lane = Priority::new(LANE).unwrap();
                 ops.push(Op::Append { queue: queue(n), lane, first, count: COUNT as u32, block: append });
                 let lanes = vec![LaneRow { lane: lane.get(), head: 1, next: first + COUNT, ..LaneRow::default() }];
                 let row = QueueRow { name: format!("queue-{n}"), epoch: u64::from(n), lanes, ..QueueRow::default() };
@@ -101,7 +102,7 @@ fn a_flipped_byte_in_a_message_costs_the_messages_of_its_page_and_no_other() {
         let (n, round) = (rng.u32(1..=QUEUES), rng.u64(..4));
         for at in places(&good, &block(n, round * 5 + 1, 5)) {
             let mut bad = good.clone();
-            bad[at + rng.usize(..5_000)] ^= 1 << rng.u8(..8);
+            bad[at + rng.usize(..1_000)] ^= 1 << rng.u8(..8);
             let opened = open_on(Arc::new(with(&bad)), &OPTIONS).unwrap();
             let reader = opened.store.reader();
             let Some(salvaged) = set_aside(&opened.findings) else {
@@ -117,7 +118,7 @@ fn a_flipped_byte_in_a_message_costs_the_messages_of_its_page_and_no_other() {
             assert_eq!((there as u64, (of - there) as u64), (salvaged.messages, salvaged.missing));
             assert!(of > there, "the damaged one is not there");
             for victim in 1..=QUEUES {
-                let found: Vec<u64> = messages(reader.as_ref(), queue(victim), 4, 1).iter().map(|m| m.0).collect();
+                let found: Vec<u64> = messages(reader.as_ref(), queue(victim), LANE, 1).iter().map(|m| m.0).collect();
                 for lost in (0..4).filter(|round| !found.contains(&(round * 5 + 1))) {
                     let near = places(&good, &block(victim, lost * 5 + 1, 5));
                     assert!(near.iter().any(|b| b.abs_diff(at) < LEAF_BYTES), "queue {victim} was not touched");
@@ -140,9 +141,13 @@ fn a_flipped_byte_in_a_row_costs_the_rows_of_its_page_and_their_queues() {
             let disk = with(&bad);
             let opened = open_on(Arc::new(disk.clone()), &OPTIONS).unwrap();
             let Some(salvaged) = set_aside(&opened.findings) else { continue };
-            live += 1;
             let salvaged = salvaged.expect("the rest is whole");
             let reader = opened.store.reader();
+            if rows(reader.as_ref()).len() == QUEUES as usize {
+                // The same bytes in a block's key.
+                continue;
+            }
+            live += 1;
             let (there, of) = assert_part_of(reader.as_ref(), model.reader().as_ref());
             // A row of a queue takes 30 bytes and more; a routing key that was hit leads to as many rows as fit a page.
             let queues = rows(reader.as_ref()).len();
@@ -325,7 +330,7 @@ fn a_disk_too_full_to_take_anything_over_begins_empty_and_says_why() {
         bad[at + 100] ^= 1;
     }
     let disk = with(&bad);
-    disk.set_space(Some(bad.len() as u64 + (3 << 20)));
+    disk.no_space_for(Some("store.redb.salvaging"));
     let opened = open_on(Arc::new(disk.clone()), &OPTIONS).unwrap();
     assert_eq!(set_aside(&opened.findings), Some(None));
     assert!(opened.findings[0].to_string().contains("could not be taken over: no space"), "{}", opened.findings[0]);

@@ -91,7 +91,7 @@ impl Store {
                     ))?;
                 }
                 if !report.problems.is_empty() {
-                    let text = "the store is damaged: the next start sets it aside where it cannot be repaired";
+                    let text = "the store is damaged: the next start repairs it, or sets it aside and takes over what is whole";
                     return Err(CliError::new(Exit::Store, text));
                 }
             }

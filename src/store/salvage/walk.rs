@@ -162,3 +162,129 @@ impl<'a> Walk<'a> {
         new
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::super::file::Disk;
+    use super::super::super::redb::{BLOCKS, ROWS, RedbStore};
+    use super::super::super::testing::{FaultyDisk, Lost};
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::sync::LazyLock;
+
+    type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+    /// A file with trees of several levels, large pages, and what older commits left.
+    static FILE: LazyLock<(Vec<u8>, [Pairs; 2])> = LazyLock::new(|| {
+        let mut rng = fastrand::Rng::with_seed(4);
+        let disk = FaultyDisk::new();
+        let store = RedbStore::open(&disk, "f", 1 << 20).unwrap().store;
+        let mut known = [Pairs::new(), Pairs::new()];
+        for _ in 0..30 {
+            let txn = store.inner().db.begin_write().unwrap();
+            for (known, (table, most)) in known.iter_mut().zip([(BLOCKS, 9_000), (ROWS, 60)]) {
+                let mut table = txn.open_table(table).unwrap();
+                for _ in 0..60 {
+                    let key = [&[200], &rng.u16(..2_000).to_be_bytes()[..]].concat();
+                    let value: Vec<u8> = (0..rng.usize(..most)).map(|_| rng.u8(..)).collect();
+                    table.insert(&key[..], &value[..]).unwrap();
+                    known.insert(key, value);
+                }
+            }
+            txn.commit().unwrap();
+        }
+        drop(store);
+        disk.power_on(Lost::None);
+        assert_eq!(disk.names().unwrap(), ["f"]);
+        (disk.bytes("f"), known)
+    });
+
+    fn read(bytes: &[u8]) -> Option<([Vec<(Vec<u8>, Vec<u8>)>; 2], u64, bool)> {
+        let mut walk = Walk::begin(&bytes)?;
+        let found = ["blocks", "rows"].map(|name| {
+            let mut found = Vec::new();
+            let flow = walk.table::<()>(name, &mut |key, value| {
+                found.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            });
+            assert!(flow.is_continue());
+            found
+        });
+        Some((found, walk.broken, walk.newest))
+    }
+
+    #[test]
+    fn of_a_sound_file_every_pair_is_given_out_in_order() {
+        let (bytes, known) = &*FILE;
+        let (found, broken, newest) = read(bytes).unwrap();
+        assert_eq!((broken, newest), (0, true));
+        for (found, known) in found.into_iter().zip(known) {
+            assert!(found.is_sorted());
+            let found: Pairs = found.into_iter().filter(|(key, _)| key[0] == 200).collect();
+            assert!(found == *known);
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_file_too() {
+        for len in [0, 1, 319, 320, 5_000] {
+            assert!(read(&vec![0; len]).is_none());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn whatever_is_damaged_only_what_was_written_is_given_out(
+            spots in prop::collection::vec((any::<prop::sample::Index>(), 0..3u8, any::<u8>()), 1..12),
+            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        ) {
+            let (good, known) = &*FILE;
+            let mut bytes = good.clone();
+            for (at, kind, byte) in spots {
+                let at = at.index(bytes.len());
+                let end = (at + PAGE_BYTES as usize).min(bytes.len());
+                match kind {
+                    0 => bytes[at] ^= byte,
+                    1 => bytes[at..end].fill(byte),
+                    _ => bytes.copy_within(..end - at, at),
+                }
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            if let Some((found, broken, newest)) = read(&bytes) {
+                for (found, known) in found.iter().zip(known) {
+                    let (ours, theirs) = (found.iter().filter(|(key, _)| key[0] == 200), known);
+                    prop_assert!(found.is_sorted_by(|a, b| a.0 < b.0), "each once");
+                    let count = ours.clone().count();
+                    // The commit before holds older values, and that is said.
+                    prop_assert!(!newest || ours.clone().all(|(key, value)| theirs.get(key) == Some(value)));
+                    prop_assert!(count == theirs.len() || broken > 0 || !newest, "what is missing is counted");
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_page_or_none(mut bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0..3u8, count in 0..9u8) {
+            if let Some(head) = bytes.first_chunk_mut::<4>() {
+                *head = [kind, 0, count, 0];
+            }
+            let _ = used_bytes(&bytes);
+            let _ = table_root(&bytes);
+            match Node::read(&bytes) {
+                Some(Node::Leaf(leaf)) => prop_assert!(leaf.pair(leaf.len()).is_none() && (0..leaf.len()).filter_map(|n| leaf.pair(n)).count() <= leaf.len()),
+                Some(Node::Branch(children)) => {
+                    for child in children {
+                        let place = child.place(&Geometry::USUAL);
+                        prop_assert!(place.start >= PAGE_BYTES && place.start < place.end);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+}
