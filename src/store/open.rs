@@ -1,9 +1,10 @@
 //! Opens the store of a data folder so that a bad one never keeps the broker down.
 //!
 //! The order: take the folder, look at the file's header, have a file that was closed in order verified (one that was
-//! not is verified by redb itself), open it. A file that is damaged is set aside under a dated name, never deleted, and
-//! a new one is begun. A newer format, a lock, a full or read-only disk are refused: there, waiting or another release
-//! is the cure, and setting anything aside would lose messages.
+//! not is verified by redb itself), open it. A file that is damaged is set aside under a dated name, never deleted; what
+//! verifies in it is taken over into a new one first (`store::salvage`). A newer format, a lock, a full or read-only
+//! disk are refused: there, waiting or another release is the cure, and setting anything aside would lose messages. A
+//! disk on which only a second store has no room is no reason to stay down: then the new one begins empty.
 
 use super::StoreError;
 use super::file::{Disk, RealDisk};
@@ -80,11 +81,11 @@ pub struct Salvaged {
 pub enum Finding {
     /// The store had not been closed; it was verified and is whole.
     Repaired,
-    /// The store was damaged: it is kept under this name and a new one was begun.
+    /// The store was damaged: it is kept under this name and a new one was begun, with what was whole in it.
     SetAside {
         /// The name in the data folder.
         name: String,
-        /// What was wrong.
+        /// What was wrong, and why nothing was taken over where that is for want of space.
         why: String,
         /// What was taken over from it; nothing when the new store began empty.
         salvaged: Option<Salvaged>,

@@ -65,8 +65,8 @@
 //! # Damage
 //!
 //! See `store::open`: redb does not look at checksums when it reads, and panics on some damaged pages, so every file is
-//! verified as a whole before it is used. What is damaged while it is used shows by the checksum of each block: such a
-//! block is left out of what is read, and said.
+//! verified as a whole before it is used; `store::salvage` takes over what verifies in one that does not. What is
+//! damaged while it is used shows by the checksum of each block: such a block is left out of what is read, and said.
 
 pub(super) use super::errors::{damaged, from_io, from_redb};
 
