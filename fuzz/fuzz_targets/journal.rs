@@ -58,9 +58,11 @@ fn replay(even: &[u8], odd: &[u8]) {
         for found in &plan.records {
             assert!(found.payload.is_some(), "only whole records are applied");
             assert!(found.head.after >= at && found.head.last > at, "in order, none twice");
-            if found.head.after > at {
-                assert!(plan.holes.contains(&(at, found.head.after)), "what is missing is said");
+            // Several holes may follow each other where records overlap.
+            for (from, to) in &plan.holes {
+                at = if *from == at { *to } else { at };
             }
+            assert!(at >= found.head.after, "what is missing is said");
             at = found.head.last;
         }
         assert!(even.len().max(odd.len()) >= PAGE_BYTES || plan.records.is_empty());
