@@ -389,6 +389,45 @@ fn newer_versions_are_refused_and_left_alone() {
 }
 
 #[test]
+fn a_message_that_looks_like_a_record_of_any_version_keeps_nothing_down() {
+    let id = StoreId([5; 16]);
+    let head = RecordHead {
+        id,
+        generation: 1,
+        base: Position(0),
+        after: Position(0),
+        last: Position(9),
+        payload_bytes: 0,
+        payload_crc: 0,
+    };
+    let mut forged = encode_record(head, &[], &[]).unwrap()[..RECORD_HEADER_BYTES].to_vec();
+    forged[4] = 9;
+    let crc = tidegate::wire::crc32c(&forged[..68], &[]).to_le_bytes();
+    forged[68..].copy_from_slice(&crc);
+    let mut page = forged.clone();
+    page.resize(PAGE_BYTES, 0);
+    assert_eq!(scan(&page, id).newer, Some(9), "of this database it is one");
+
+    let commit = |value: Vec<u8>| {
+        let disk = FaultyDisk::new();
+        let (mut store, _) = open(&disk);
+        let op = Op::Put { table: Table::Bridge, key: Bytes::from_static(b"k"), value: value.into() };
+        store.commit(&[Batch { position: Position(1), ops: vec![op] }]).unwrap();
+        kill(&disk, store);
+        disk
+    };
+    // Where a message comes to stand can be known: here it is looked up.
+    let mut value = vec![0xAB; 2 * PAGE_BYTES];
+    let bytes = commit(value.clone()).bytes(JOURNAL_NAME);
+    let start = bytes.windows(value.len()).position(|w| w == value).unwrap();
+    let at = start.next_multiple_of(PAGE_BYTES) - start;
+    value[at..at + forged.len()].copy_from_slice(&forged);
+    let disk = commit(value);
+    let (store, findings) = open(&disk);
+    assert_eq!((store.applied(), &findings[..]), (Position(1), &[Finding::Repaired][..]));
+}
+
+#[test]
 fn another_size_or_none_takes_effect_at_a_start_and_loses_nothing() {
     let (disk, all) = filled(12);
     for journal_bytes in [64 << 10, 0, 0, 2 << 20, JOURNAL_BYTES] {
