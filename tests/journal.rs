@@ -293,6 +293,21 @@ fn a_torn_tail_is_dropped_and_is_no_loss() {
 }
 
 #[test]
+fn of_two_damaged_records_at_the_end_the_first_is_a_loss() {
+    let (disk, all) = filled(8);
+    let end = |n: usize| all[n].last().unwrap().position;
+    damage(&disk, end(6).0);
+    damage(&disk, end(7).0);
+    let (store, findings) = open(&disk);
+    let holes = vec![(end(5), end(6))];
+    assert!(
+        findings.iter().any(|f| matches!(f, Finding::JournalDamaged { holes: h, .. } if *h == holes)),
+        "{findings:?}"
+    );
+    assert_eq!(store.applied(), end(5), "all before them is there");
+}
+
+#[test]
 fn a_database_that_fell_back_is_replayed_from_the_older_segment() {
     let disk = FaultyDisk::new();
     let mut work = Workload::new(3);
