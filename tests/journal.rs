@@ -293,6 +293,21 @@ fn a_torn_tail_is_dropped_and_is_no_loss() {
 }
 
 #[test]
+fn of_two_damaged_records_at_the_end_the_first_is_a_loss() {
+    let (disk, all) = filled(8);
+    let end = |n: usize| all[n].last().unwrap().position;
+    damage(&disk, end(6).0);
+    damage(&disk, end(7).0);
+    let (store, findings) = open(&disk);
+    let holes = vec![(end(5), end(6))];
+    assert!(
+        findings.iter().any(|f| matches!(f, Finding::JournalDamaged { holes: h, .. } if *h == holes)),
+        "{findings:?}"
+    );
+    assert_eq!(store.applied(), end(5), "all before them is there");
+}
+
+#[test]
 fn a_database_that_fell_back_is_replayed_from_the_older_segment() {
     let disk = FaultyDisk::new();
     let mut work = Workload::new(3);
@@ -386,6 +401,45 @@ fn newer_versions_are_refused_and_left_alone() {
     disk.set_bytes(JOURNAL_NAME, &bytes);
     assert!(matches!(open_on(Arc::new(disk.clone()), &options()), Err(StoreError::Newer(9, 1))));
     assert!(disk.bytes(JOURNAL_NAME) == bytes);
+}
+
+#[test]
+fn a_message_that_looks_like_a_record_of_any_version_keeps_nothing_down() {
+    let id = StoreId([5; 16]);
+    let head = RecordHead {
+        id,
+        generation: 1,
+        base: Position(0),
+        after: Position(0),
+        last: Position(9),
+        payload_bytes: 0,
+        payload_crc: 0,
+    };
+    let mut forged = encode_record(head, &[], &[]).unwrap()[..RECORD_HEADER_BYTES].to_vec();
+    forged[4] = 9;
+    let crc = tidegate::wire::crc32c(&forged[..68], &[]).to_le_bytes();
+    forged[68..].copy_from_slice(&crc);
+    let mut page = forged.clone();
+    page.resize(PAGE_BYTES, 0);
+    assert_eq!(scan(&page, id).newer, Some(9), "of this database it is one");
+
+    let commit = |value: Vec<u8>| {
+        let disk = FaultyDisk::new();
+        let (mut store, _) = open(&disk);
+        let op = Op::Put { table: Table::Bridge, key: Bytes::from_static(b"k"), value: value.into() };
+        store.commit(&[Batch { position: Position(1), ops: vec![op] }]).unwrap();
+        kill(&disk, store);
+        disk
+    };
+    // Where a message comes to stand can be known: here it is looked up.
+    let mut value = vec![0xAB; 2 * PAGE_BYTES];
+    let bytes = commit(value.clone()).bytes(JOURNAL_NAME);
+    let start = bytes.windows(value.len()).position(|w| w == value).unwrap();
+    let at = start.next_multiple_of(PAGE_BYTES) - start;
+    value[at..at + forged.len()].copy_from_slice(&forged);
+    let disk = commit(value);
+    let (store, findings) = open(&disk);
+    assert_eq!((store.applied(), &findings[..]), (Position(1), &[Finding::Repaired][..]));
 }
 
 #[test]

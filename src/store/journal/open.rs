@@ -122,8 +122,9 @@ impl Opening<'_> {
         let last = pending.last();
         let spilled = plan.records.iter().any(|found| found.head.generation != generation);
         let seen = Seen { layout, generation, used: end as u64 * super::PAGE_BYTES as u64, before, spilled };
-        match self.redb.fold(&pending.condense(), &[]) {
-            _ if pending.is_empty() => {}
+        // With nothing to fold nothing is written: an error would leave a handle that refuses everything.
+        let folded = if pending.is_empty() { Ok(Vec::new()) } else { self.redb.fold(&pending.condense(), &[]) };
+        match folded {
             Ok(_) => {}
             // A full disk is no reason to stay down: the records are where they are, and the segment is gone on with.
             Err(StoreError::Full(why)) if damaged.is_none() && self.keeps(&file, &layout) => {
