@@ -461,16 +461,20 @@ fn another_size_or_none_takes_effect_at_a_start_and_loses_nothing() {
 }
 
 #[test]
-fn a_disk_too_full_for_the_journal_says_what_to_do() {
+fn a_disk_too_full_for_the_journal_is_served_without_one_until_a_start_finds_space() {
     let disk = FaultyDisk::new();
     drop(open_on(Arc::new(disk.clone()), &OpenOptions { journal_bytes: 0, ..options() }).unwrap());
     disk.set_space(Some(300_000));
-    match open_on(Arc::new(disk.clone()), &options()) {
-        Err(StoreError::Full(text)) => assert!(text.contains("store.journal"), "{text}"),
-        other => panic!("{other:?}"),
-    }
-    disk.set_space(None);
-    assert_eq!(open(&disk).1, []);
+    let (mut store, findings) = open(&disk);
+    assert_eq!(findings, []);
+    assert!(!disk.names().unwrap().iter().any(|n| n == JOURNAL_NAME), "what was written of it is given back");
+    let batch = [Batch { position: Position(store.applied().0 + 1), ops: vec![put(b"key", b"value")] }];
+    store.commit(&batch).unwrap();
+    kill(&disk, store);
+    let (store, findings) = open(&disk);
+    assert_eq!(findings, [Finding::Repaired]);
+    assert_eq!(store.applied(), batch[0].position);
+    assert!(disk.names().unwrap().iter().any(|n| n == JOURNAL_NAME));
 }
 
 #[test]
