@@ -271,7 +271,9 @@ impl Broker {
             Err(error) => {
                 log::error!("a read failed: {error}");
                 self.counters.read_errors += 1;
-                // Once a read failed the database may refuse everything until it is opened anew, which a commit finds out.
+                // Once a read failed the database may refuse everything until it is opened anew, which a commit finds out:
+                // one of nothing would not be made.
+                self.disk.clock_due |= matches!(error, StoreError::Io(_));
                 self.disk.nudge(self.now.mono);
                 None
             }

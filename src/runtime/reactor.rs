@@ -315,6 +315,8 @@ impl Reactor {
     }
 }
 
+/// Longest wait, in microseconds: a day.
+const WAIT_US_MAX: u64 = 24 * 3_600 * 1_000_000;
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// The timers of this thread that somebody waits for, by time and number.
@@ -331,7 +333,8 @@ thread_local! {
 /// How long until the first is due; `None` is for ever.
 fn next_timer() -> Option<Timespec> {
     let at = TIMERS.with_borrow(|timers| timers.due.first_key_value().map(|((at, _), _)| *at))?;
-    let us = at.0.saturating_sub(clock::mono().0);
+    // What is further away is looked at again: kernels before 5.11 wait no longer than 24 days.
+    let us = at.0.saturating_sub(clock::mono().0).min(WAIT_US_MAX);
     // The kernel counts milliseconds, and rustix rounds up to them.
     let tv_sec = i64::try_from(us / 1_000_000).unwrap_or(i64::MAX);
     Some(Timespec { tv_sec, tv_nsec: (us % 1_000_000 * 1_000) as _ })

@@ -1,5 +1,6 @@
 //! Full disks, failed stores, reloads, bounds over restarts.
 
+use super::super::Waiting;
 use super::super::storage::FILE_BYTES_MIN;
 use super::world::{World, id, queue};
 use crate::broker::Event;
@@ -170,6 +171,17 @@ fn a_read_under_way_when_the_store_is_opened_anew_is_answered_and_stops_nothing(
     w.consume(r, 1, "mem", "r");
     w.credit(r, 1, 10);
     assert_eq!(w.texts(r), ["later"]);
+}
+
+#[test]
+fn a_read_that_failed_is_followed_by_a_commit_though_nothing_is_published() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    w.pass(2_000);
+    let before = w.broker.counters.commits;
+    w.broker.reads.insert(u64::MAX, Waiting::Delayed(0));
+    w.event(Event::Read { token: u64::MAX, result: Err(StoreError::Io("unreadable".into())) });
+    w.pass(5_000);
+    assert!(w.broker.counters.commits > before, "the commit finds out that the store must be opened anew");
 }
 
 /// A store that opens and cannot be read.

@@ -37,6 +37,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the other thread is what is tested")]
 fn no_call_of_another_thread_is_lost() {
     const CALLS: u32 = 20_000;
     struct Turn {

@@ -126,7 +126,7 @@ impl RecordHead {
         }
         let number = |at| u64::from_le_bytes(array(bytes, at));
         let head = Self {
-            id: StoreId(array(bytes, 8)),
+            id: record_id(bytes),
             generation: number(24),
             base: Position(number(32)),
             after: Position(number(40)),
@@ -243,7 +243,7 @@ pub struct Scan {
     pub broken: Vec<usize>,
     /// Records of other databases.
     pub foreign: usize,
-    /// A version this release does not know.
+    /// A version this release does not know, of a record of this database.
     pub newer: Option<u8>,
 }
 
@@ -263,17 +263,23 @@ pub fn scan(segment: &[u8], id: StoreId) -> Scan {
                 let whole = segment.get(range.clone()).is_some_and(|p| crc32c(p, &[]) == head.payload_crc);
                 scan.found.push(Found { page, head, payload: whole.then_some(range) });
             }
-            Ok(_) => scan.foreign += 1,
-            Err(HeaderError::Newer(version)) => scan.newer = Some(version),
+            // A message may say that it is one of a later version, too.
+            Err(HeaderError::Newer(version)) if record_id(rest) == id => scan.newer = Some(version),
+            Ok(_) | Err(HeaderError::Newer(_)) => scan.foreign += 1,
             Err(HeaderError::Damaged) => {
                 // One damaged byte leaves the magic or the id.
-                if rest.starts_with(RECORD_MAGIC) || rest[8..24] == id.0 {
+                if rest.starts_with(RECORD_MAGIC) || record_id(rest) == id {
                     scan.broken.push(page);
                 }
             }
         }
     }
     scan
+}
+
+/// Where a record has its id, whatever its version.
+fn record_id(record: &[u8]) -> StoreId {
+    StoreId(array(record, 8))
 }
 
 /// Writes the checksum of a header into its last four bytes.

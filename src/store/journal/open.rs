@@ -127,8 +127,9 @@ impl Opening<'_> {
         let last = pending.last();
         let spilled = plan.records.iter().any(|found| found.head.generation != generation);
         let seen = Seen { layout, generation, used: end as u64 * super::PAGE_BYTES as u64, before, spilled };
-        match self.redb.fold(&pending.condense(), &[]) {
-            _ if pending.is_empty() => {}
+        // With nothing to fold nothing is written: an error would leave a handle that refuses everything.
+        let folded = if pending.is_empty() { Ok(Vec::new()) } else { self.redb.fold(&pending.condense(), &[]) };
+        match folded {
             Ok(_) => {}
             // A full disk is no reason to stay down: the records are where they are, and the segment is gone on with.
             Err(StoreError::Full(why)) if damaged.is_none() && self.keeps(&file, &layout) => {
@@ -223,15 +224,20 @@ impl Opening<'_> {
             return Ok(JournaledStore::new(self.redb, None, Pending::default()));
         }
         let header = FileHeader { id: new_id(self.how.options.random), segment_bytes: segment_bytes(wanted) };
-        let made = JournalFile::create(disk, self.redb.traffic(), header);
-        let mut journal = made.map_err(|error| match error {
-            StoreError::Full(why) => {
+        let mut journal = match JournalFile::create(disk, self.redb.traffic(), header) {
+            Ok(journal) => journal,
+            // A full disk is no reason to stay down: the database alone keeps its promises, at more bytes a message.
+            Err(StoreError::Full(why)) => {
                 let place = self.how.place;
-                let what = "free some space, or make store.journal smaller (none does without one)";
-                StoreError::Full(format!("{place}: {why}: the journal takes {wanted} bytes: {what}"))
+                log::warn!(
+                    "{place}: {why}: the journal of {wanted} bytes is not made, so lone messages cost more until the next start: \
+                     free some space, or make store.journal smaller"
+                );
+                disk.remove(JOURNAL_NAME).map_err(from_io)?;
+                return Ok(JournaledStore::new(self.redb, None, Pending::default()));
             }
-            other => other,
-        })?;
+            Err(other) => return Err(other),
+        };
         self.redb.set_journal(header.id, true)?;
         journal.place(1, self.redb.applied(), 0, false);
         Ok(JournaledStore::new(self.redb, Some(journal), Pending::default()))
@@ -265,10 +271,11 @@ impl Opening<'_> {
     /// Something was lost that readers may have seen: what they remember of the queues is void.
     fn renew_epochs(&mut self) -> Result<(), StoreError> {
         let mut ops = Vec::new();
-        let mut random = fastrand::Rng::with_seed((self.how.options.random >> 64) as u64);
+        let random = (self.how.options.random >> 64) as u64;
         self.redb.reader().scan(Table::Queue, &[], &[], &mut |key, value| {
             if let Some(mut row) = schema::decode::<QueueRow>(value) {
-                row.epoch ^= random.u64(1..);
+                // Of the old one, too: two renewals in a row never lead back.
+                row.epoch = fastrand::Rng::with_seed(random ^ row.epoch).u64(1..);
                 let key = Bytes::copy_from_slice(key);
                 ops.push(super::Op::Put { table: Table::Queue, key, value: schema::encode(&row) });
             }

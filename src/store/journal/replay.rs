@@ -67,9 +67,11 @@ pub fn plan(segments: &[Scan; 2], applied: Position) -> Plan {
         }
         at = head.last;
     }
-    // The database lost more than the journal goes back to.
-    if base > at {
-        plan.holes.push((at, base));
+    // The database lost more than the journal goes back to, or a record was begun after others that are damaged: it began only
+    // when they were durable.
+    let begun = all.iter().filter(|f| f.head.generation == newest).map(|f| f.head.after).max().unwrap_or_default();
+    if begun > at {
+        plan.holes.push((at, begun));
     }
     plan
 }
