@@ -240,7 +240,8 @@ fn what_does_not_fit_together_is_found() {
     let middle = bytes.len() / 4_096 / 3 * 4_096;
     bytes[4_096..middle].fill(0);
     disk.set_bytes(STORE_NAME, &bytes);
-    assert!(check_on(&disk).unwrap().problems[0].contains("damaged"));
+    let problems = check_on(&disk).unwrap().problems;
+    assert!(problems[0].contains("damaged") && problems[1].contains("next start"), "{problems:?}");
 }
 
 #[test]

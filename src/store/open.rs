@@ -269,8 +269,15 @@ fn begin_anew(
     disk.rename(STORE_NAME, &name).map_err(said)?;
     if salvaged.is_some() {
         disk.rename(SALVAGED, STORE_NAME).map_err(said)?;
-        // The store tells what it is made of when it is joined with its journal.
-        return open_file(disk, options, place);
+        match open_file(disk, options, place) {
+            // A disk that rots as it is written.
+            Err(StoreError::Damaged(again)) => {
+                let copy = set_aside(disk, STORE_NAME, options.now).map_err(said)?;
+                why = format!("{why}; what was taken over is damaged, too ({again}), and kept as {copy}");
+            }
+            // The store tells what it is made of when it is joined with its journal.
+            other => return other,
+        }
     }
     let finding = Finding::SetAside { name, why, salvaged: None };
     finding.log(place);

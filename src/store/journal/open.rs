@@ -1,6 +1,5 @@
 //! Joins a database with its journal when the store is opened: replays, and makes, keeps or sets aside the file.
 
-use super::super::errors::damaged;
 use super::super::file::Disk;
 use super::super::open::{Finding, OpenOptions, Salvaged, set_aside};
 use super::super::redb::{RedbStore, from_io};
@@ -259,7 +258,9 @@ impl Opening<'_> {
     /// Says what a store is made of that was made from a damaged one.
     fn tell_salvage(&mut self) -> Result<Option<Reckoning>, StoreError> {
         let Some(row) = self.redb.row(Table::Meta, META_SALVAGED)? else { return Ok(None) };
-        let marker = schema::decode::<Marker>(&row).ok_or_else(|| damaged("the row that tells of a salvage"))?;
+        // One that cannot be read still says that there was a loss.
+        let unread = || Marker { lossy: true, ..Marker::default() };
+        let marker = schema::decode::<Marker>(&row).unwrap_or_else(unread);
         let Marker { name, why, lossy, parts, rows } = marker;
         let (mut seen, messages, missing) = reckon(&self.redb)?;
         seen.lossy = lossy || missing > 0 || !seen.orphans.is_empty();

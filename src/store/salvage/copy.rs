@@ -8,7 +8,7 @@ use super::super::block::{BlockReader, BlockWriter, seal_to, unseal};
 use super::super::ops::{QueueKey, Table};
 use super::super::redb::{BLOCKS, BODIES, BODY_REFS, ROWS, RedbStore, body_key, damaged, from_redb, row_key};
 use super::super::schema::{self, Counters, FORMAT, FORMAT_ALONE, META_APPLIED, META_COUNTERS, META_FORMAT};
-use super::super::schema::{META_JOURNAL, lane_key};
+use super::super::schema::{META_JOURNAL, META_SALVAGED, lane_key};
 use super::super::{StoreError, bodies};
 use super::walk::Walk;
 use crate::model::Priority;
@@ -215,6 +215,11 @@ impl<'a> Copy<'a> {
                 }
                 META_JOURNAL => {
                     self.journal = (value.len() == 17).then(|| value.to_vec());
+                    return ControlFlow::Continue(());
+                }
+                META_SALVAGED => {
+                    // What was lost before was not said yet.
+                    self.copied.lossy = true;
                     return ControlFlow::Continue(());
                 }
                 META_COUNTERS => {

@@ -32,7 +32,7 @@ const SALVAGING: &str = "store.redb.salvaging";
 pub(super) const SALVAGED: &str = "store.redb.salvaged";
 
 /// What a store that was made from a damaged one remembers until it was said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
     /// Name of the damaged file.
     pub(super) name: String,

@@ -201,7 +201,10 @@ mod tests {
         (disk.bytes("f"), known)
     });
 
-    fn read(bytes: &[u8]) -> Option<([Vec<(Vec<u8>, Vec<u8>)>; 2], u64, bool)> {
+    type Found = Vec<(Vec<u8>, Vec<u8>)>;
+
+    /// What is found, how many pages are broken, and whether it is the newest.
+    fn read(bytes: &[u8]) -> Option<([Found; 2], u64, bool)> {
         let mut walk = Walk::begin(&bytes)?;
         let found = ["blocks", "rows"].map(|name| {
             let mut found = Vec::new();
