@@ -13,8 +13,9 @@ use std::sync::atomic::Ordering;
 pub const JOURNAL_NAME: &str = "store.journal";
 /// Longest segment that is read: opening holds one in memory.
 const SEGMENT_BYTES_MAX: u64 = 16 * 1_024 * 1_024;
-/// Zeroes written at a time when the file is made.
-const ZEROES_BYTES: usize = 64 * 1_024;
+/// Zeroes written at a time when the file is made: a page, so that the page cache keeps single pages and a record dirties no
+/// more than its own.
+const ZEROES_BYTES: usize = PAGE_BYTES;
 
 /// Bytes of a segment of a journal that may take so many altogether.
 pub(super) const fn segment_bytes(journal_bytes: u64) -> u64 {
