@@ -229,7 +229,8 @@ impl Disk for FaultyDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut s = self.state();
         s.alive(s.generation)?;
-        s.files.remove(name);
+        let gone = s.files.remove(name).map_or(0, |content| content.now.len() as u64);
+        s.space_bytes = s.space_bytes.map(|space| space + gone);
         Ok(())
     }
 
