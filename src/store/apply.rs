@@ -2,6 +2,7 @@
 
 use super::StoreError;
 use super::ops::{Batch, Op, Table};
+use std::convert::Infallible;
 
 /// What operations are applied to.
 pub(super) trait Target {
@@ -45,6 +46,33 @@ impl Revision {
 /// operations of all batches; those skipped because they depended on one are not looked at and not listed.
 pub(super) fn apply_all(batches: &[Batch], target: &mut impl Target) -> Result<Vec<u32>, StoreError> {
     let mut conflicts = Vec::new();
+    walk(batches, |index, op| {
+        if let Op::CompareAndPut { table, key, expect, .. } = op
+            && !target.revision(*table, key)?.matches(*expect)
+        {
+            conflicts.push(index);
+            return Ok(false);
+        }
+        target.apply(op).map(|()| true)
+    })?;
+    Ok(conflicts)
+}
+
+/// Applies batches of which it was decided before which compare-and-puts do not match.
+pub(super) fn apply_decided(batches: &[Batch], conflicts: &[u32], mut apply: impl FnMut(&Op)) {
+    let done: Result<(), Infallible> = walk(batches, |index, op| {
+        let matches = !matches!(op, Op::CompareAndPut { .. }) || conflicts.binary_search(&index).is_err();
+        if matches {
+            apply(op);
+        }
+        Ok(matches)
+    });
+    let Ok(()) = done;
+}
+
+/// Hands out operations in order with their index through all batches; where one says false, those that depend on it are
+/// left out.
+fn walk<E>(batches: &[Batch], mut act: impl FnMut(u32, &Op) -> Result<bool, E>) -> Result<(), E> {
     let mut index = 0u32;
     for batch in batches {
         // Dependants end with their batch.
@@ -52,38 +80,15 @@ pub(super) fn apply_all(batches: &[Batch], target: &mut impl Target) -> Result<V
         for op in &batch.ops {
             if skip > 0 {
                 skip -= 1;
-            } else if let Op::CompareAndPut { table, key, expect, then, .. } = op
-                && !target.revision(*table, key)?.matches(*expect)
+            } else if !act(index, op)?
+                && let Op::CompareAndPut { then, .. } = op
             {
-                conflicts.push(index);
                 skip = *then;
-            } else {
-                target.apply(op)?;
             }
             index += 1;
         }
     }
-    Ok(conflicts)
-}
-
-/// Applies batches of which it was decided before which compare-and-puts do not match.
-pub(super) fn apply_decided(batches: &[Batch], conflicts: &[u32], mut apply: impl FnMut(&Op)) {
-    let mut index = 0u32;
-    for batch in batches {
-        let mut skip = 0u32;
-        for op in &batch.ops {
-            if skip > 0 {
-                skip -= 1;
-            } else if let Op::CompareAndPut { then, .. } = op
-                && conflicts.binary_search(&index).is_ok()
-            {
-                skip = *then;
-            } else {
-                apply(op);
-            }
-            index += 1;
-        }
-    }
+    Ok(())
 }
 
 /// The last position of some batches.

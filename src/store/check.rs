@@ -65,7 +65,7 @@ pub fn check_on(disk: &dyn Disk) -> Result<Report, StoreError> {
     let Some(_lock) = lock else {
         return Err(StoreError::Locked(format!("{place}: stop the broker first")));
     };
-    if !disk.names().map_err(from_io)?.iter().any(|n| n == STORE_NAME) {
+    if !disk.has(STORE_NAME).map_err(from_io)? {
         return Err(StoreError::Io(format!("{place}: there is no {STORE_NAME}")));
     }
     let file = disk.open(STORE_NAME).map_err(|e| StoreError::Io(format!("{place}: {e}")))?;

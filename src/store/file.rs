@@ -27,6 +27,14 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Any of the system's.
     fn names(&self) -> io::Result<Vec<String>>;
 
+    /// Whether there is a file of this name.
+    ///
+    /// # Errors
+    /// Any of the system's.
+    fn has(&self, name: &str) -> io::Result<bool> {
+        Ok(self.names()?.iter().any(|n| n == name))
+    }
+
     /// Gives a file another name and makes that durable. The new name must be free.
     ///
     /// # Errors

@@ -262,7 +262,7 @@ fn begin_anew(
         why = format!("{why}; what is whole in it could not be taken over: {error}");
         None
     });
-    if !salvaged.is_some_and(|s| s.journal) && disk.names().map_err(said)?.iter().any(|n| n == JOURNAL_NAME) {
+    if !salvaged.is_some_and(|s| s.journal) && disk.has(JOURNAL_NAME).map_err(said)? {
         // It goes with its database, and means nothing to another.
         set_aside(disk, JOURNAL_NAME, options.now).map_err(said)?;
     }
@@ -361,7 +361,7 @@ pub fn compact_on(disk: &dyn Disk) -> Result<Compacted, StoreError> {
     let Some(lock) = lock else {
         return Err(StoreError::Locked(format!("{place}: stop the broker first")));
     };
-    if !disk.names().map_err(|e| explain(e, &place))?.iter().any(|n| n == STORE_NAME) {
+    if !disk.has(STORE_NAME).map_err(|e| explain(e, &place))? {
         return Err(StoreError::Io(format!("{place}: there is no {STORE_NAME}")));
     }
     let file = disk.open(STORE_NAME).map_err(|e| explain(e, &place))?;

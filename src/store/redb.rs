@@ -236,7 +236,7 @@ impl RedbStore {
 
     /// One row.
     pub(super) fn row(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        self.inner.read(|txn| Ok(txn.open_table(ROWS)?.get(&row_key(table as u8, key)[..])?.map(|v| copy(&v))))
+        self.inner.snapshot()?.get(table, key)
     }
 
     /// The journal that belongs to this database: its id, and whether it is in use. `None` when there never was one.
@@ -661,10 +661,6 @@ impl Target for Writing<'_> {
 fn seal(block: &[u8], stored: &mut Vec<u8>) {
     stored.clear();
     block::seal_to(stored, block);
-}
-
-fn copy(value: &redb::AccessGuard<'_, &[u8]>) -> Bytes {
-    Bytes::copy_from_slice(value.value())
 }
 
 pub(super) fn row_key(table: u8, key: &[u8]) -> Vec<u8> {

@@ -52,7 +52,7 @@ impl Reader for RedbReader {
 pub(super) struct Snapshot {
     txn: ReadTransaction,
     /// Whether there are shared bodies.
-    bodies: bool,
+    pub(super) bodies: bool,
 }
 
 impl Inner {

@@ -194,16 +194,12 @@ impl JournaledStore {
             let pending = self.pending.read().unwrap_or_else(PoisonError::into_inner);
             if weight < DIRECT_BYTES && (self.cramped || pending.bytes() + weight <= PENDING_BYTES_MAX) {
                 let conflicts = pending.judge(batches, |table, key| self.redb.row(table, key))?;
-                let record = encode_record(journal.head(self.applied, last), &conflicts, batches);
-                let fits =
-                    |r: &Vec<u8>, j: &mut JournalFile| j.has_room(r) || (self.cramped && j.spill() && j.has_room(r));
-                if let Some(mut record) = record
-                    && fits(&record, journal)
-                {
-                    if self.cramped {
-                        // It may have come to the next generation.
-                        record = encode_record(journal.head(self.applied, last), &conflicts, batches).unwrap_or(record);
-                    }
+                let mut record = encode_record(journal.head(self.applied, last), &conflicts, batches);
+                if self.cramped && record.as_ref().is_some_and(|r| !journal.has_room(r)) && journal.spill() {
+                    // It names its generation, and this is the next one.
+                    record = encode_record(journal.head(self.applied, last), &conflicts, batches);
+                }
+                if let Some(record) = record.filter(|r| journal.has_room(r)) {
                     // Nobody may see it before it is durable.
                     drop(pending);
                     journal.write(&record)?;

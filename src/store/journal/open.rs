@@ -48,7 +48,7 @@ struct Own {
 impl Opening<'_> {
     fn run(mut self) -> Result<JournaledStore, StoreError> {
         let named = self.redb.journal()?;
-        let there = self.how.disk.names().map_err(from_io)?.iter().any(|n| n == JOURNAL_NAME);
+        let there = self.how.disk.has(JOURNAL_NAME).map_err(from_io)?;
         let own = match named {
             Some((id, true)) if there => self.read(id)?,
             Some((_, true)) => {
@@ -110,17 +110,8 @@ impl Opening<'_> {
     fn replay(mut self, own: Own) -> Result<JournaledStore, StoreError> {
         let Own { file, layout, mut plan, mut damaged } = own;
         let before = self.redb.applied();
-        let mut pending = Pending::default();
-        for found in &plan.records {
-            match read_record(&file, &layout, found)? {
-                Ok(payload) => pending.apply(&payload.batches, &payload.conflicts),
-                // Its checksum is right and its content is not: whoever wrote it was not sound.
-                Err(why) => {
-                    plan.holes.push((found.head.after, found.head.last));
-                    damaged.get_or_insert(why);
-                }
-            }
-        }
+        let (pending, unsound) = gather(&file, &layout, &mut plan)?;
+        damaged = damaged.or(unsound);
         let (generation, end) = plan.newest.unwrap_or((0, 0));
         let records = plan.records.len();
         let last = pending.last();
@@ -215,7 +206,7 @@ impl Opening<'_> {
         {
             self.redb.set_journal(id, false)?;
         }
-        if disk.names().map_err(from_io)?.iter().any(|n| n == JOURNAL_NAME) {
+        if disk.has(JOURNAL_NAME).map_err(from_io)? {
             disk.remove(JOURNAL_NAME).map_err(from_io)?;
         }
         let wanted = self.how.options.journal_bytes;
@@ -310,6 +301,22 @@ fn scans(file: &Existing, layout: &FileHeader) -> Result<[Scan; 2], StoreError> 
     Ok([even, odd])
 }
 
+/// What the planned records hold. One that cannot be taken becomes a hole of the plan; why is said of the first.
+fn gather(file: &Existing, layout: &FileHeader, plan: &mut Plan) -> Result<(Pending, Option<String>), StoreError> {
+    let (mut pending, mut unsound) = (Pending::default(), None);
+    for found in &plan.records {
+        match read_record(file, layout, found)? {
+            Ok(payload) => pending.apply(&payload.batches, &payload.conflicts),
+            // Its checksum is right and its content is not: whoever wrote it was not sound.
+            Err(why) => {
+                plan.holes.push((found.head.after, found.head.last));
+                unsound.get_or_insert(why);
+            }
+        }
+    }
+    Ok((pending, unsound))
+}
+
 /// The payload of a record that the scan found whole.
 fn read_record(file: &Existing, layout: &FileHeader, found: &Found) -> Result<Result<Payload, String>, StoreError> {
     let start = found.page * super::PAGE_BYTES + RECORD_HEADER_BYTES;
@@ -334,7 +341,7 @@ pub(in super::super) struct Inspected {
 /// Looks at a journal and applies what it holds to a database that is a copy in memory; the file is not changed.
 pub(in super::super) fn inspect(disk: &dyn Disk, redb: &mut RedbStore) -> Result<Inspected, StoreError> {
     let mut seen = Inspected::default();
-    let there = disk.names().map_err(from_io)?.iter().any(|n| n == JOURNAL_NAME);
+    let there = disk.has(JOURNAL_NAME).map_err(from_io)?;
     let id = match redb.journal()? {
         Some((id, true)) => id,
         _ => return Ok(seen),
@@ -357,13 +364,7 @@ pub(in super::super) fn inspect(disk: &dyn Disk, redb: &mut RedbStore) -> Result
     }
     let layout = FileHeader { id, ..file.layout(id) };
     let mut plan = plan(&scans(&file, &layout)?, redb.applied());
-    let mut pending = Pending::default();
-    for found in &plan.records {
-        match read_record(&file, &layout, found)? {
-            Ok(payload) => pending.apply(&payload.batches, &payload.conflicts),
-            Err(_) => plan.holes.push((found.head.after, found.head.last)),
-        }
-    }
+    let (pending, _) = gather(&file, &layout, &mut plan)?;
     for (after, upto) in &plan.holes {
         seen.problems.push(format!("the journal is damaged: commits {} to {} are lost", after.0 + 1, upto.0));
     }

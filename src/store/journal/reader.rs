@@ -94,6 +94,7 @@ impl JournaledReader {
     ) -> Result<Vec<Block>, StoreError> {
         let (upper, snapshot) = self.both(|pending| Upper::collect(pending, queue, lane, from, bytes_max))?;
         let body = |number: u64| upper.bodies.get(&number).cloned();
+        let shared = snapshot.bodies || !upper.bodies.is_empty();
         let mut found = match upper.deleted {
             true => Vec::new(),
             false => snapshot.page(queue, lane, from, bytes_max, body)?,
@@ -108,7 +109,7 @@ impl JournaledReader {
             if bytes >= bytes_max && !found.is_empty() {
                 break;
             }
-            let block = snapshot.restore(queue, &block, &body)?;
+            let block = if shared { snapshot.restore(queue, &block, &body)? } else { block };
             bytes += block.len();
             end = first + u64::from(count);
             found.push(Block { first, count, bytes: block });
