@@ -2,11 +2,11 @@
 
 use super::error::Problem;
 use super::read::Reading;
-use super::settings::{Keep, Overflow, QueueSettings, Storage};
+use super::settings::{ClientCertificates, Keep, Overflow, QueueSettings, RoleSettings, Storage};
 use super::units::Unit;
 use crate::model::limits::CAPTURES_MAX;
 use crate::wire::Contract;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 /// Appends contradictions to the problems of a reading and returns its warnings.
@@ -14,10 +14,25 @@ pub(super) fn check(reading: &mut Reading) -> Vec<Problem> {
     let mut found = Found { reading, problems: Vec::new(), warnings: Vec::new() };
     found.sizes();
     found.listeners();
+    found.tls();
+    found.names();
     found.queues();
     let Found { problems, warnings, .. } = found;
     reading.problems.extend(problems);
     warnings
+}
+
+/// Roles that are always there.
+const BUILT_IN_ROLES: [&str; 2] = ["open", "admin"];
+
+/// Places of names that were there before.
+fn twice<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(usize, &'a str)> {
+    let mut seen = HashSet::new();
+    names.enumerate().filter(|(_, name)| !seen.insert(*name)).collect()
+}
+
+fn position(roles: &[RoleSettings], name: &str) -> usize {
+    roles.iter().position(|role| role.name == name).unwrap_or_default()
 }
 
 struct Found<'a> {
@@ -109,24 +124,117 @@ impl Found<'_> {
 
     fn listeners(&mut self) {
         let listen = &self.reading.settings.listen;
-        if listen.tcp.is_empty() && listen.unix.is_none() {
+        let all: Vec<(&str, SocketAddr)> = [
+            ("listen.tcp", &listen.tcp),
+            ("listen.tls", &listen.tls),
+            ("listen.http", &listen.http),
+            ("listen.https", &listen.https),
+        ]
+        .into_iter()
+        .flat_map(|(key, addresses)| addresses.iter().map(move |address| (key, *address)))
+        .collect();
+        if all.is_empty() && listen.unix.is_none() {
             let message = "found no address and no listen.unix; expected at least one of them".into();
             return self.problem(&["listen.tcp", "listen.unix"], message);
         }
-        for (i, second) in listen.tcp.iter().enumerate() {
-            if let Some(first) = listen.tcp[..i].iter().find(|first| collide(**first, *second)) {
+        let no_certificate = self.reading.settings.tls.certificates.is_empty();
+        for (i, (key, second)) in all.iter().enumerate() {
+            if let Some((_, first)) = all[..i].iter().find(|(_, first)| collide(*first, *second)) {
                 let message = if first == second {
                     format!("found {second} twice; expected each address once")
                 } else {
                     format!("found {first} and {second}, of which one includes the other; expected one of them")
                 };
-                self.problem(&["listen.tcp"], message);
+                self.problem(&[key], message);
             }
-            if !second.ip().is_loopback() {
-                let message =
-                    format!("{second} can be reached from outside this machine, and nobody is asked who he is");
-                self.warn(&["listen.tcp"], message);
+            let secure = matches!(*key, "listen.tls" | "listen.https");
+            if secure && no_certificate {
+                let message = format!("found {second} without tls.certificates; expected a certificate to show there");
+                self.problem(&[key, "tls.certificates"], message);
             }
+            if !secure && !second.ip().is_loopback() {
+                let message = format!(
+                    "{second} can be reached from outside this machine without TLS: whoever is on the way reads and \
+                     changes what passes"
+                );
+                self.warn(&[key], message);
+            }
+        }
+    }
+
+    fn tls(&mut self) {
+        let tls = &self.reading.settings.tls;
+        let (certificates, keys) = (tls.certificates.len(), tls.keys.len());
+        if certificates != keys {
+            let message = format!("found {keys} keys; expected {certificates}, one for each of tls.certificates");
+            self.problem(&["tls.keys", "tls.certificates"], message);
+        }
+        let asks = tls.client_certificates != ClientCertificates::None;
+        if asks && tls.client_ca.is_empty() {
+            let message = "found no authority; expected one whose client certificates are believed".into();
+            self.problem(&["tls.client_ca", "tls.client_certificates"], message);
+        }
+        if !asks && !tls.client_ca.is_empty() {
+            let message = "tls.client_certificates is none: no client is asked for a certificate".into();
+            self.warn(&["tls.client_certificates", "tls.client_ca"], message);
+        }
+    }
+
+    /// Names that other keys refer to: roles and tenants.
+    fn names(&mut self) {
+        let settings = &self.reading.settings;
+        let roles: Vec<&str> = settings.roles.iter().map(|r| r.name.as_str()).chain(BUILT_IN_ROLES).collect();
+        let tenants: Vec<&str> = settings.tenants.iter().map(|t| t.name.as_str()).collect();
+        let mut unknown: Vec<(String, String)> = Vec::new();
+        let mut role = |key: String, name: &str| {
+            if !roles.contains(&name) {
+                unknown.push((key, format!("found `{name}`; expected the name of a role: {}", roles.join(", "))));
+            }
+        };
+        for name in settings.auth.anonymous.iter().flatten() {
+            role("auth.anonymous".into(), name);
+        }
+        for (i, issuer) in settings.issuers.iter().enumerate() {
+            issuer.roles.iter().for_each(|name| role(format!("issuers[{i}].roles"), name));
+        }
+        let mut tenant = |key: String, name: &str| {
+            if !name.is_empty() && name != "{claim}" && !tenants.contains(&name) {
+                unknown.push((key, format!("found `{name}`; expected the name of one of the tenants")));
+            }
+        };
+        for (i, issuer) in settings.issuers.iter().enumerate() {
+            tenant(format!("issuers[{i}].tenant"), &issuer.tenant);
+        }
+        for (i, rule) in settings.signatures.iter().enumerate() {
+            tenant(format!("signatures[{i}].tenant"), &rule.tenant);
+        }
+        for (i, queue) in settings.queues.iter().enumerate() {
+            tenant(format!("queues[{i}].tenant"), &queue.tenant);
+        }
+        for (i, issuer) in settings.issuers.iter().enumerate() {
+            if issuer.keys.is_empty() && issuer.jwks.is_none() {
+                let message = format!("found neither keys nor jwks; expected what `{}` signs with", issuer.name);
+                unknown.push((format!("issuers[{i}].name"), message));
+            }
+            for (key, list) in [("algorithms", &issuer.algorithms), ("audiences", &issuer.audiences)] {
+                if list.is_empty() {
+                    unknown.push((format!("issuers[{i}].{key}"), "found none; expected at least one".into()));
+                }
+            }
+        }
+        for (i, name) in twice(settings.roles.iter().map(|r| r.name.as_str()).chain(BUILT_IN_ROLES)) {
+            // The built-in ones come last: the one to blame is the file's.
+            let i = if i < settings.roles.len() { i } else { position(&settings.roles, name) };
+            unknown.push((format!("roles[{i}].name"), format!("found `{name}`, which is taken; expected another")));
+        }
+        for (i, name) in twice(settings.tenants.iter().map(|t| t.name.as_str())) {
+            unknown.push((format!("tenants[{i}].name"), format!("found `{name}`, which is taken; expected another")));
+        }
+        for (i, name) in twice(settings.issuers.iter().map(|t| t.name.as_str())) {
+            unknown.push((format!("issuers[{i}].name"), format!("found `{name}`, which is taken; expected another")));
+        }
+        for (key, message) in unknown {
+            self.problem(&[&key], message);
         }
     }
 
@@ -136,11 +244,11 @@ impl Found<'_> {
         if queues.is_empty() {
             self.warn(&["queues"], "there is no queue: every message is live only, and none is kept".into());
         }
-        let mut names: HashMap<&str, usize> = HashMap::new();
-        let mut captures: HashMap<&str, usize> = HashMap::new();
+        let mut names: HashMap<(&str, &str), usize> = HashMap::new();
+        let mut captures: HashMap<(&str, &str), usize> = HashMap::new();
         for (index, queue) in queues.iter().enumerate() {
             let name_key = format!("queues[{index}].name");
-            let first = *names.entry(&queue.name).or_insert(index);
+            let first = *names.entry((&queue.tenant, &queue.name)).or_insert(index);
             if first != index {
                 let message = format!("found `{}`, the name of queues[{first}] too; expected another", queue.name);
                 self.problem(&[&name_key], message);
@@ -154,7 +262,7 @@ impl Found<'_> {
                 self.warn(&[&capture_key], "a filter is written twice".into());
             }
             for filter in filters {
-                let count = captures.entry(filter).or_insert(0);
+                let count = captures.entry((&queue.tenant, filter)).or_insert(0);
                 *count += 1;
                 if *count > CAPTURES_MAX {
                     let message = format!("found `{filter}` in queue number {count}; expected at most {CAPTURES_MAX}");

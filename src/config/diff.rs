@@ -1,8 +1,8 @@
 //! Two settings compared: what a reload changes, and what has to wait for the next start.
 
-use super::keys::{Key, QUEUE, SETTINGS};
-use super::settings::{QueueSettings, Settings, Storage};
-use crate::wire::Contract;
+use super::items::Item;
+use super::keys::{Key, SETTINGS};
+use super::settings::{IssuerSettings, QueueSettings, RoleSettings, Settings, SignatureSettings, TenantSettings};
 use std::fmt;
 
 /// One difference.
@@ -32,32 +32,33 @@ impl fmt::Display for Change {
     }
 }
 
-/// What differs, in the order of the tables; queues in the order of `new`, then those that are gone.
+/// What differs, in the order of the tables; lists in the order of `new`, then those that are gone.
 #[must_use]
 pub fn diff(old: &Settings, new: &Settings) -> Vec<Change> {
     let mut changes = Vec::new();
     compare(SETTINGS, old, new, "", &mut changes);
-    for queue in &new.queues {
-        let prefix = format!("queues[{}]", queue.name);
-        match find(old, &queue.name) {
-            Some(before) => compare(QUEUE, before, queue, &format!("{prefix}."), &mut changes),
-            None => changes.push(Change {
-                key: prefix,
-                old: ABSENT.into(),
-                new: format!("[{}]", queue.capture.join(", ")),
-                reloadable: true,
-            }),
+    compare_list::<IssuerSettings>(old, new, &mut changes);
+    compare_list::<RoleSettings>(old, new, &mut changes);
+    compare_list::<TenantSettings>(old, new, &mut changes);
+    compare_list::<SignatureSettings>(old, new, &mut changes);
+    compare_list::<QueueSettings>(old, new, &mut changes);
+    changes
+}
+
+fn compare_list<T: Item>(old: &Settings, new: &Settings, changes: &mut Vec<Change>) {
+    for item in T::list(new) {
+        let prefix = format!("{}[{}]", T::LIST, item.id());
+        match find::<T>(old, &item.id()) {
+            Some(before) => compare(T::TABLE, before, item, &format!("{prefix}."), changes),
+            None => {
+                changes.push(Change { key: prefix, old: ABSENT.into(), new: item.summary(), reloadable: true });
+            }
         }
     }
-    for queue in old.queues.iter().filter(|queue| find(new, &queue.name).is_none()) {
-        changes.push(Change {
-            key: format!("queues[{}]", queue.name),
-            old: format!("[{}]", queue.capture.join(", ")),
-            new: ABSENT.into(),
-            reloadable: false,
-        });
+    for item in T::list(old).iter().filter(|item| find::<T>(new, &item.id()).is_none()) {
+        let key = format!("{}[{}]", T::LIST, item.id());
+        changes.push(Change { key, old: item.summary(), new: ABSENT.into(), reloadable: T::REMOVABLE });
     }
-    changes
 }
 
 /// `new`, with everything that cannot change while running kept as in `old`.
@@ -67,32 +68,49 @@ pub fn reloadable(old: &Settings, new: &Settings) -> Settings {
     for key in SETTINGS.iter().filter(|key| !key.live) {
         key.copy(old, &mut settings);
     }
-    for queue in &mut settings.queues {
-        let Some(before) = find(old, &queue.name) else { continue };
-        for key in QUEUE.iter().filter(|key| !key.live) {
-            key.copy(before, queue);
-        }
-        // The storage kept may not be able to hold the contract asked for.
-        if queue.storage == Storage::Memory && queue.contract == Contract::Disk {
-            queue.contract = before.contract;
-        }
-    }
-    settings.queues.extend(old.queues.iter().filter(|queue| find(new, &queue.name).is_none()).cloned());
+    keep_list::<IssuerSettings>(old, &mut settings);
+    keep_list::<RoleSettings>(old, &mut settings);
+    keep_list::<TenantSettings>(old, &mut settings);
+    keep_list::<SignatureSettings>(old, &mut settings);
+    keep_list::<QueueSettings>(old, &mut settings);
     settings
+}
+
+fn keep_list<T: Item>(old: &Settings, settings: &mut Settings) {
+    for item in T::list_mut(settings) {
+        let Some(before) = find::<T>(old, &item.id()) else { continue };
+        for key in T::TABLE.iter().filter(|key| !key.live) {
+            key.copy(before, item);
+        }
+        item.reconcile(before);
+    }
+    if !T::REMOVABLE {
+        let gone: Vec<T> = T::list(old).iter().filter(|i| find::<T>(settings, &i.id()).is_none()).cloned().collect();
+        T::list_mut(settings).extend(gone);
+    }
 }
 
 /// Every key and its value, as a file would have them, for `check-config` and `status`.
 #[must_use]
 pub fn list(settings: &Settings) -> Vec<(String, String)> {
     let mut lines: Vec<_> = SETTINGS.iter().map(|key| (key.path.to_owned(), key.show(settings))).collect();
-    for queue in &settings.queues {
-        lines.extend(QUEUE.iter().map(|key| (format!("queues[{}].{}", queue.name, key.path), key.show(queue))));
-    }
+    list_items::<IssuerSettings>(settings, &mut lines);
+    list_items::<RoleSettings>(settings, &mut lines);
+    list_items::<TenantSettings>(settings, &mut lines);
+    list_items::<SignatureSettings>(settings, &mut lines);
+    list_items::<QueueSettings>(settings, &mut lines);
     lines
 }
 
-fn find<'a>(settings: &'a Settings, name: &str) -> Option<&'a QueueSettings> {
-    settings.queues.iter().find(|queue| queue.name == name)
+fn list_items<T: Item>(settings: &Settings, lines: &mut Vec<(String, String)>) {
+    for item in T::list(settings) {
+        let id = item.id();
+        lines.extend(T::TABLE.iter().map(|key| (format!("{}[{id}].{}", T::LIST, key.path), key.show(item))));
+    }
+}
+
+fn find<'a, T: Item>(settings: &'a Settings, id: &str) -> Option<&'a T> {
+    T::list(settings).iter().find(|item| item.id() == id)
 }
 
 fn compare<T>(table: &[Key<T>], old: &T, new: &T, prefix: &str, changes: &mut Vec<Change>) {
@@ -107,7 +125,8 @@ fn compare<T>(table: &[Key<T>], old: &T, new: &T, prefix: &str, changes: &mut Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse;
+    use crate::config::{Storage, parse};
+    use crate::wire::Contract;
 
     fn settings(text: &str) -> Settings {
         parse(text, "test.yaml").expect("valid").settings

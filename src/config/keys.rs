@@ -3,12 +3,12 @@
 //! Reading a file, the environment, the comparison of two settings and the test of the example file all follow these
 //! two tables, so a key that is missing here does not exist anywhere.
 
-use super::settings::{Keep, LogFormat, Overflow, QueueSettings, Settings, Storage};
+use super::settings::{ClientCertificates, LogFormat, Settings};
 use super::units::Unit;
+use crate::model::Priority;
 use crate::model::limits;
-use crate::model::{Filter, Priority};
-use crate::wire::Contract;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 /// A key of the settings `T`.
 pub(super) struct Key<T: 'static> {
@@ -77,11 +77,11 @@ impl<T> Key<T> {
     }
 }
 
-const fn live<T>(path: &'static str, kind: Kind<T>) -> Key<T> {
+pub(super) const fn live<T>(path: &'static str, kind: Kind<T>) -> Key<T> {
     Key { path, live: true, kind }
 }
 
-const fn fixed<T>(path: &'static str, kind: Kind<T>) -> Key<T> {
+pub(super) const fn fixed<T>(path: &'static str, kind: Kind<T>) -> Key<T> {
     Key { path, live: false, kind }
 }
 
@@ -100,6 +100,8 @@ macro_rules! number {
     };
 }
 
+pub(super) use number;
+
 /// `choice!(field: Type { word = Variant, ... })`.
 macro_rules! choice {
     ($($field:ident).+: $($word:literal = $variant:path),+) => {
@@ -111,19 +113,75 @@ macro_rules! choice {
     };
 }
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-const TIB: u64 = 1 << 40;
-const SECOND: u64 = 1_000;
-const MINUTE: u64 = 60 * SECOND;
-const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
+pub(super) use choice;
+
+/// `texts!(expected, check, field)`: a list of texts.
+macro_rules! texts {
+    ($expected:expr, $check:expr, $($field:ident).+) => {
+        Kind::List {
+            expected: $expected,
+            check: $check,
+            get: |s| s.$($field).+.clone(),
+            set: |s, items| s.$($field).+ = items.to_vec(),
+        }
+    };
+}
+
+pub(super) use texts;
+
+/// `addresses!(field)`: where to listen.
+macro_rules! addresses {
+    ($($field:ident).+) => {
+        Kind::List {
+            expected: "addresses such as 127.0.0.1:8433 or [::1]:8433, or none",
+            check: check_address,
+            get: |s| s.$($field).+.iter().map(ToString::to_string).collect(),
+            set: |s, items| s.$($field).+ = items.iter().filter_map(|text| text.parse().ok()).collect(),
+        }
+    };
+}
+
+/// `paths!(field)`: files.
+macro_rules! paths {
+    ($($field:ident).+) => {
+        Kind::List {
+            expected: "paths of files, or none",
+            check: |text| check_path(text).map(|_| ()),
+            get: |s| s.$($field).+.iter().map(|path| path.display().to_string()).collect(),
+            set: |s, items| s.$($field).+ = items.iter().map(PathBuf::from).collect(),
+        }
+    };
+}
+
+/// `path!(field)`: a file, or none.
+macro_rules! one_path {
+    ($($field:ident).+) => {
+        Kind::Text {
+            expected: "the path of a file, or none",
+            get: |s| s.$($field).+.as_ref().map_or_else(|| "none".into(), |path| path.display().to_string()),
+            set: |s, text| {
+                s.$($field).+ = if text == "none" { None } else { Some(check_path(text)?.into()) };
+                Ok(())
+            },
+        }
+    };
+}
+
+pub(super) use one_path;
+
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+pub(super) const TIB: u64 = 1 << 40;
+pub(super) const SECOND: u64 = 1_000;
+pub(super) const MINUTE: u64 = 60 * SECOND;
+pub(super) const HOUR: u64 = 60 * MINUTE;
+pub(super) const DAY: u64 = 24 * HOUR;
 
 /// Longest path of a Unix socket, in bytes: `sun_path` is 108 with its NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
-const NAME: &str = "1 to 128 letters, digits, `.`, `_` or `-`";
+pub(super) const NAME: &str = "1 to 128 letters, digits, `.`, `_` or `-`";
 
 /// The keys outside `queues`.
 pub(super) const SETTINGS: &[Key<Settings>] = &[
@@ -150,21 +208,10 @@ pub(super) const SETTINGS: &[Key<Settings>] = &[
             },
         },
     ),
-    fixed(
-        "listen.tcp",
-        Kind::List {
-            expected: "addresses such as 127.0.0.1:8433 or [::1]:8433, or none",
-            check: |text| match text.parse::<SocketAddr>() {
-                Ok(_) => Ok(()),
-                Err(_) if text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) => {
-                    Err(", which has no port from 0 to 65535".into())
-                }
-                Err(_) => Err(", which is not an IP address and a port".into()),
-            },
-            get: |s| s.listen.tcp.iter().map(ToString::to_string).collect(),
-            set: |s, items| s.listen.tcp = items.iter().filter_map(|text| text.parse().ok()).collect(),
-        },
-    ),
+    fixed("listen.tcp", addresses!(listen.tcp)),
+    fixed("listen.tls", addresses!(listen.tls)),
+    fixed("listen.http", addresses!(listen.http)),
+    fixed("listen.https", addresses!(listen.https)),
     fixed(
         "listen.unix",
         Kind::Text {
@@ -199,6 +246,36 @@ pub(super) const SETTINGS: &[Key<Settings>] = &[
             },
         },
     ),
+    live("tls.certificates", paths!(tls.certificates)),
+    live("tls.keys", texts!(SECRETS, check_secret, tls.keys)),
+    live(
+        "tls.client_certificates",
+        choice!(
+            tls.client_certificates: "none" = ClientCertificates::None, "optional" = ClientCertificates::Optional,
+            "required" = ClientCertificates::Required
+        ),
+    ),
+    live("tls.client_ca", paths!(tls.client_ca)),
+    live("tls.client_crl", paths!(tls.client_crl)),
+    live("http.origins", texts!("origins such as https://example.org, * or none", check_origin, http.origins)),
+    live(
+        "http.trusted_proxies",
+        texts!("addresses or networks such as 10.0.0.0/8, or none", check_network, http.trusted_proxies),
+    ),
+    live(
+        "auth.anonymous",
+        Kind::List {
+            expected: "names of roles, auto or none",
+            check: |text| if text == "auto" { Ok(()) } else { check_name(text) },
+            get: |s| s.auth.anonymous.clone().unwrap_or_else(|| vec!["auto".into()]),
+            set: |s, items| s.auth.anonymous = if items == ["auto"] { None } else { Some(items.to_vec()) },
+        },
+    ),
+    live("auth.identities", one_path!(auth.identities)),
+    live("limits.rates.connects", number!(Count, 1, 1_000_000, limits.rates.connects_per_second: u32, none = 0)),
+    live("limits.rates.logins_failed", number!(Count, 1, 1_000_000, limits.rates.logins_failed_max: u32, none = 0)),
+    live("limits.rates.messages", number!(Count, 1, 100_000_000, limits.rates.messages_per_second: u32, none = 0)),
+    live("limits.rates.bytes", number!(Bytes, KIB, TIB, limits.rates.bytes_per_second: u64, none = 0)),
     live("limits.connections", number!(Count, 1, 1_000_000, limits.connections_max: u32)),
     live("limits.handshake", number!(Millis, 100, 10 * MINUTE, limits.handshake_ms: u32)),
     live("limits.frame_timeout", number!(Millis, 100, 10 * MINUTE, limits.frame_timeout_ms: u32)),
@@ -247,58 +324,10 @@ pub(super) const SETTINGS: &[Key<Settings>] = &[
     live("log.format", choice!(log.format: "text" = LogFormat::Text, "json" = LogFormat::Json)),
 ];
 
-/// The keys of one queue.
-pub(super) const QUEUE: &[Key<QueueSettings>] = &[
-    fixed(
-        "name",
-        Kind::Text {
-            expected: NAME,
-            get: |q| q.name.clone(),
-            set: |q, text| {
-                check_name(text)?;
-                q.name = text.into();
-                Ok(())
-            },
-        },
-    ),
-    live(
-        "capture",
-        Kind::List {
-            expected: "filters such as site/+/temp or #",
-            check: |text| Filter::parse(text).map(|_| ()).map_err(|error| format!(" ({error})")),
-            get: |q| q.capture.clone(),
-            set: |q, items| q.capture = items.to_vec(),
-        },
-    ),
-    fixed("storage", choice!(storage: "disk" = Storage::Disk, "memory" = Storage::Memory)),
-    live("contract", choice!(contract: "memory" = Contract::Memory, "disk" = Contract::Disk)),
-    fixed("keep", choice!(keep: "work" = Keep::Work, "interest" = Keep::Interest, "limits" = Keep::Limits)),
-    live(
-        "overflow",
-        choice!(
-            overflow: "reject" = Overflow::Reject, "drop-oldest" = Overflow::DropOldest,
-            "drop-newest" = Overflow::DropNewest
-        ),
-    ),
-    live("limits.messages", number!(Count, 1, 1_000_000_000_000, messages_max: u64)),
-    live("limits.bytes", number!(Bytes, KIB, 1_024 * TIB, bytes_max: u64)),
-    live("limits.age", number!(Millis, SECOND, 36_500 * DAY, age_ms_max: u64, none = 0)),
-    live("limits.consumers", number!(Count, 1, 10_000, consumers_max: u32)),
-    fixed("history.enabled", choice!(history: "false" = FALSE, "true" = TRUE)),
-    live("history.channels", number!(Count, 1, 10_000_000, channels_max: u32)),
-    live("consumer.window", number!(Count, 1, 1_000_000, window: u32)),
-    live("consumer.attempts", number!(Count, 1, 1_000_000, attempts_max: u32, none = 0)),
-    live("consumer.backoff", number!(Millis, 1, DAY, backoff_ms: u32)),
-    live("consumer.backoff_max", number!(Millis, 1, 30 * DAY, backoff_ms_max: u32)),
-];
-
-const FALSE: bool = false;
-const TRUE: bool = true;
-
 /// Top-level sections that a later version will know.
 pub(super) const LATER: &[&str] = &["transports", "adapters", "security"];
 
-fn check_name(text: &str) -> Result<(), String> {
+pub(super) fn check_name(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err(", which is empty".into());
     }
@@ -314,7 +343,53 @@ fn check_name(text: &str) -> Result<(), String> {
     }
 }
 
-fn check_path(text: &str) -> Result<&str, String> {
+/// What a secret source looks like.
+pub(super) const SECRETS: &str = "file:PATH, credential:NAME (of systemd) or env:NAME";
+
+pub(super) fn check_secret(text: &str) -> Result<(), String> {
+    match text.split_once(':') {
+        Some(("file", path)) => check_path(path).map(|_| ()),
+        Some(("credential", name)) if name.is_empty() || name.contains('/') => {
+            Err(", which names no credential".into())
+        }
+        Some(("env", "")) => Err(", which names no variable".into()),
+        Some(("credential" | "env", _)) => Ok(()),
+        _ => Err(", which does not say where the secret is".into()),
+    }
+}
+
+fn check_address(text: &str) -> Result<(), String> {
+    match text.parse::<SocketAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) if text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) => {
+            Err(", which has no port from 0 to 65535".into())
+        }
+        Err(_) => Err(", which is not an IP address and a port".into()),
+    }
+}
+
+fn check_origin(text: &str) -> Result<(), String> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match host {
+        _ if text == "*" => Ok(()),
+        Some(host) if !host.is_empty() && !host.contains(['/', '?', '#', '@', ' ']) => Ok(()),
+        Some(_) => Err(", which holds more or less than a scheme, a host and a port".into()),
+        None => Err(", which does not begin with https:// or http://".into()),
+    }
+}
+
+fn check_network(text: &str) -> Result<(), String> {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let address: IpAddr = address.parse().map_err(|_| ", which is not an IP address")?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    match bits.map(str::parse::<u8>) {
+        Some(Ok(bits)) if bits <= most => Ok(()),
+        None => Ok(()),
+        Some(_) => Err(format!(", whose prefix is not a number from 0 to {most}")),
+    }
+}
+
+pub(super) fn check_path(text: &str) -> Result<&str, String> {
     if text.is_empty() {
         return Err(", which is empty".into());
     }

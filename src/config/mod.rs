@@ -6,6 +6,7 @@
 mod check;
 mod diff;
 mod error;
+mod items;
 mod keys;
 mod read;
 mod settings;
@@ -17,7 +18,9 @@ mod yaml;
 pub use diff::{Change, diff, list, reloadable};
 pub use error::{ConfigErrors, Place, Problem};
 pub use settings::{
-    Dedupe, Keep, Limits, Listen, LogFormat, LogSettings, Overflow, QueueSettings, Settings, Storage, StoreSettings,
+    AuthSettings, ClientCertificates, Dedupe, HttpSettings, IssuerSettings, Keep, Limits, Listen, LogFormat,
+    LogSettings, Overflow, QueueSettings, Rates, RoleSettings, Rules, Settings, SignatureSettings, Storage,
+    StoreSettings, TenantSettings, TlsSettings,
 };
 
 use std::ffi::OsString;

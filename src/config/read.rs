@@ -1,10 +1,10 @@
 //! Tree and environment to settings: every mistake is collected, and every key remembers where it was set.
 
 use super::error::{Place, Problem};
-use super::keys::{Key, Kind, LATER, QUEUE, SETTINGS};
-use super::settings::{QueueSettings, Settings, Storage};
+use super::items::{Item, LISTS};
+use super::keys::{Key, Kind, LATER, SETTINGS};
+use super::settings::{IssuerSettings, QueueSettings, RoleSettings, Settings, SignatureSettings, TenantSettings};
 use super::yaml::{self, Node, Pos, Value};
-use crate::wire::Contract;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -15,16 +15,14 @@ const PREFIX: &str = "TIDEGATE_";
 const NOT_KEYS: &[&str] = &["TIDEGATE_BLESS", "TIDEGATE_SEED", "TIDEGATE_URL"];
 /// What variables for tests begin with; they are no keys either.
 const TEST_PREFIX: &str = "TIDEGATE_TEST_";
-/// Most queues.
-const QUEUES_MAX: usize = 1_024;
 
 /// Settings in the making.
 pub(super) struct Reading {
     pub settings: Settings,
     pub problems: Vec<Problem>,
     file: Arc<str>,
-    /// The file's queues, once read.
-    queues: Option<Vec<QueueSettings>>,
+    /// Settings of which only the lists that the file names count.
+    lists: Settings,
     places: HashMap<String, Place>,
     failed: HashSet<String>,
 }
@@ -35,7 +33,7 @@ impl Reading {
             settings: Settings::default(),
             problems: Vec::new(),
             file: file.into(),
-            queues: None,
+            lists: Settings::default(),
             places: HashMap::new(),
             failed: HashSet::new(),
         }
@@ -69,10 +67,19 @@ impl Reading {
         if let Some(root) = root {
             let mut settings = std::mem::take(&mut self.settings);
             self.section(SETTINGS, &mut settings, "", "", &root, root.pos);
-            if let Some(queues) = self.queues.take() {
-                settings.queues = queues;
-            }
             self.settings = settings;
+            self.keep::<IssuerSettings>();
+            self.keep::<RoleSettings>();
+            self.keep::<TenantSettings>();
+            self.keep::<SignatureSettings>();
+            self.keep::<QueueSettings>();
+        }
+    }
+
+    /// Takes a list over, if the file has it.
+    fn keep<T: Item>(&mut self) {
+        if self.places.contains_key(T::LIST) {
+            *T::list_mut(&mut self.settings) = std::mem::take(T::list_mut(&mut self.lists));
         }
     }
 
@@ -106,9 +113,15 @@ impl Reading {
                 self.value(found, target, &key, &entry.node, entry.pos);
             } else if table.iter().any(|k| is_below(k.path, &path)) {
                 self.section(table, target, shown, &format!("{path}."), &entry.node, entry.pos);
-            } else if shown.is_empty() && path == "queues" {
+            } else if shown.is_empty() && LISTS.contains(&path.as_str()) {
                 // Read apart: they are no part of `T`, which is the settings' own table here.
-                self.read_queues(&entry.node, entry.pos);
+                match path.as_str() {
+                    IssuerSettings::LIST => self.list::<IssuerSettings>(&entry.node, entry.pos),
+                    RoleSettings::LIST => self.list::<RoleSettings>(&entry.node, entry.pos),
+                    TenantSettings::LIST => self.list::<TenantSettings>(&entry.node, entry.pos),
+                    SignatureSettings::LIST => self.list::<SignatureSettings>(&entry.node, entry.pos),
+                    _ => self.list::<QueueSettings>(&entry.node, entry.pos),
+                }
             } else if shown.is_empty() && LATER.contains(&path.as_str()) {
                 self.problem(self.at(entry.pos), &key, "found a section that this version does not have yet".into());
             } else {
@@ -205,38 +218,35 @@ impl Reading {
         }
     }
 
-    fn read_queues(&mut self, node: &Node, pos: Pos) {
+    fn list<T: Item>(&mut self, node: &Node, pos: Pos) {
         let items = match &node.value {
-            Value::List(items) if items.len() <= QUEUES_MAX => items,
+            Value::List(items) if items.len() <= T::ITEMS_MAX => items,
             Value::List(items) => {
-                let message = format!("found {} queues; expected at most {QUEUES_MAX}", items.len());
-                return self.refuse(self.at(pos), "queues", message);
+                let message = format!("found {} {}; expected at most {}", items.len(), T::LIST, T::ITEMS_MAX);
+                return self.refuse(self.at(pos), T::LIST, message);
             }
             other => {
-                let message = format!("found {}; expected a list of queues, or []", describe(other));
-                return self.refuse(self.at(pos), "queues", message);
+                let message = format!("found {}; expected a list of {}, or []", describe(other), T::LIST);
+                return self.refuse(self.at(pos), T::LIST, message);
             }
         };
-        self.places.insert("queues".into(), self.at(pos));
-        let mut queues = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            let shown = format!("queues[{index}].");
-            let mut queue = QueueSettings::new("");
-            self.section(QUEUE, &mut queue, &shown, "", item, item.pos);
-            for needed in ["name", "capture"] {
+        self.places.insert(T::LIST.into(), self.at(pos));
+        let mut read = Vec::with_capacity(items.len());
+        for (index, node) in items.iter().enumerate() {
+            let shown = format!("{}[{index}].", T::LIST);
+            let mut item = T::blank();
+            self.section(T::TABLE, &mut item, &shown, "", node, node.pos);
+            for needed in T::NEEDED {
                 let key = format!("{shown}{needed}");
                 if self.place(&key).is_none() && !self.failed(&key) {
-                    let message = format!("found nothing; expected {needed}, which every queue has");
-                    self.refuse(self.at(item.pos), &key, message);
+                    let message = format!("found nothing; expected {needed}, which every {} has", T::NOUN);
+                    self.refuse(self.at(node.pos), &key, message);
                 }
             }
-            let contract = format!("{shown}contract");
-            if queue.storage == Storage::Memory && self.place(&contract).is_none() {
-                queue.contract = Contract::Memory;
-            }
-            queues.push(queue);
+            item.finish(|key| self.place(&format!("{shown}{key}")).is_some());
+            read.push(item);
         }
-        self.queues = Some(queues);
+        *T::list_mut(&mut self.lists) = read;
     }
 
     /// Takes the overrides among the environment's variables.
@@ -282,8 +292,11 @@ pub(super) fn variable(path: &str) -> String {
 }
 
 fn unknown_variable(name: &str, path: &str) -> String {
-    if path == "queues" || path.starts_with("queues.") || path.starts_with("queues_") {
-        return "found a variable for queues; expected them in the file, where alone they can be set".into();
+    let list = LISTS
+        .iter()
+        .find(|list| path.strip_prefix(**list).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_'])));
+    if let Some(list) = list {
+        return format!("found a variable for {list}; expected them in the file, where alone they can be set");
     }
     let variables: Vec<String> = SETTINGS.iter().map(|k| variable(k.path)).collect();
     match closest(name, variables.iter().map(String::as_str)) {
@@ -317,7 +330,7 @@ fn children<T>(table: &[Key<T>], section: &str, top: bool) -> Vec<&'static str> 
         }
     }
     if top && section.is_empty() {
-        names.insert(names.len() - 1, "queues");
+        names.splice(names.len() - 1..names.len() - 1, LISTS.iter().copied());
     }
     names
 }

@@ -14,10 +14,24 @@ pub struct Settings {
     pub data: Option<PathBuf>,
     /// Where to listen.
     pub listen: Listen,
+    /// Certificates of the TLS listeners, and of whom they trust.
+    pub tls: TlsSettings,
+    /// The HTTP listeners.
+    pub http: HttpSettings,
+    /// Who may come in.
+    pub auth: AuthSettings,
     /// Bounds of sessions.
     pub limits: Limits,
     /// The store.
     pub store: StoreSettings,
+    /// Who signs tokens that are believed.
+    pub issuers: Vec<IssuerSettings>,
+    /// What principals may do, by role.
+    pub roles: Vec<RoleSettings>,
+    /// Spaces of their own.
+    pub tenants: Vec<TenantSettings>,
+    /// Channels whose messages must be signed.
+    pub signatures: Vec<SignatureSettings>,
     /// The queues, in order.
     pub queues: Vec<QueueSettings>,
     /// Logging.
@@ -29,15 +43,159 @@ pub struct Settings {
 pub struct Listen {
     /// TCP addresses; port 0 takes a free one.
     pub tcp: Vec<SocketAddr>,
+    /// Addresses of frames over TLS.
+    pub tls: Vec<SocketAddr>,
+    /// Addresses of HTTP with WebSocket, without TLS.
+    pub http: Vec<SocketAddr>,
+    /// Addresses of HTTP with WebSocket over TLS.
+    pub https: Vec<SocketAddr>,
     /// Unix socket; relative paths are inside the data folder. `None` is none.
     pub unix: Option<PathBuf>,
     /// Permission bits of the Unix socket.
     pub unix_mode: u32,
 }
 
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked.
+    #[default]
+    None,
+    /// They are asked, and may come without.
+    Optional,
+    /// Without a valid one there is no connection.
+    Required,
+}
+
+/// Certificates of the TLS listeners, and of whom they trust. Relative paths are inside the data folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// PEM files of certificate chains, leaf first. The first is shown to who names no host, or an unknown one.
+    pub certificates: Vec<PathBuf>,
+    /// Their private keys, in the same order: secret sources.
+    pub keys: Vec<String>,
+    /// PEM files of the authorities whose client certificates are believed.
+    pub client_ca: Vec<PathBuf>,
+    /// PEM or DER files of revocation lists of these authorities.
+    pub client_crl: Vec<PathBuf>,
+    /// Whether clients show certificates.
+    pub client_certificates: ClientCertificates,
+}
+
+/// The HTTP listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Origins whose pages may open a WebSocket, beside the listener's own host; `*` is any.
+    pub origins: Vec<String>,
+    /// Addresses or networks (`10.0.0.0/8`) of proxies whose `Forwarded` and `X-Forwarded-For` are believed.
+    pub trusted_proxies: Vec<String>,
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthSettings {
+    /// Roles of whoever shows no credentials. `None` decides by the rest: where nothing else of `auth`, `issuers`, `roles`
+    /// and `tenants` is set, peers of this machine have the role `open`; else strangers have none.
+    pub anonymous: Option<Vec<String>>,
+    /// File of keys, passwords, certificates' names and users of this machine, a line each.
+    pub identities: Option<PathBuf>,
+}
+
+/// Who signs tokens (JWT, RFC 7519) that are believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerSettings {
+    /// The claim `iss`.
+    pub name: String,
+    /// Algorithms taken: HS256, EdDSA, ES256, RS256.
+    pub algorithms: Vec<String>,
+    /// Secret source (HS256) or PEM file of a public key; several while keys are rotated.
+    pub keys: Vec<String>,
+    /// File of a JSON Web Key Set (RFC 7517).
+    pub jwks: Option<PathBuf>,
+    /// The claim `aud` must hold one of these.
+    pub audiences: Vec<String>,
+    /// Milliseconds that clocks may differ by.
+    pub leeway_ms: u32,
+    /// Tenant of its principals: a name, empty for none, or `{claim}` to take the claim `tenant`.
+    pub tenant: String,
+    /// Roles its tokens may name in the claim `roles`; others are left out.
+    pub roles: Vec<String>,
+}
+
+/// A role: what its principals may do. Each list holds filters, with `{client}` and `{tenant}` as whole levels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoleSettings {
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub allow: Rules,
+    /// What it denies, whatever any role allows.
+    pub deny: Rules,
+}
+
+/// Filters by action.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Channels to publish to.
+    pub publish: Vec<String>,
+    /// Channels to hear and to read the history of.
+    pub subscribe: Vec<String>,
+    /// `<queue>/<channel>`: what to consume of which queue.
+    pub consume: Vec<String>,
+    /// Channels to send requests to.
+    pub request: Vec<String>,
+    /// Channels to answer requests on.
+    pub respond: Vec<String>,
+    /// Channels of administration, such as `$admin/#`.
+    pub admin: Vec<String>,
+}
+
+/// A tenant: a space of its own, and its quotas; 0 is no quota.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TenantSettings {
+    /// Its name.
+    pub name: String,
+    /// Most connections.
+    pub connections_max: u32,
+    /// Messages published a second.
+    pub messages_per_second: u32,
+    /// Bytes of records published a second.
+    pub bytes_per_second: u64,
+    /// Bytes of records stored in all its queues.
+    pub stored_bytes_max: u64,
+    /// Channels with history or a retained value.
+    pub channels_max: u32,
+}
+
+/// Channels whose messages must carry a valid signature.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignatureSettings {
+    /// Filters of the channels.
+    pub channels: Vec<String>,
+    /// Public keys that may sign: `ed25519:` and base64, or names of keys in the identities file.
+    pub keys: Vec<String>,
+    /// Tenant whose channels are meant; empty for none.
+    pub tenant: String,
+}
+
+/// Token buckets; 0 is no limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// Connections an address may open a second; ten times as many at once.
+    pub connects_per_second: u32,
+    /// Failed logins an address has before each next waits, doubling from a second to a minute.
+    pub logins_failed_max: u32,
+    /// Messages a principal may publish a second; twice as many at once.
+    pub messages_per_second: u32,
+    /// Bytes of records a principal may publish a second; twice as many at once.
+    pub bytes_per_second: u64,
+}
+
 /// Bounds of sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Token buckets.
+    pub rates: Rates,
     /// Most connections at once.
     pub connections_max: u32,
     /// Milliseconds from connect to a finished handshake.
@@ -146,6 +304,8 @@ pub enum Storage {
 pub struct QueueSettings {
     /// Its name.
     pub name: String,
+    /// Tenant it belongs to; empty for none.
+    pub tenant: String,
     /// Filters of the channels it captures.
     pub capture: Vec<String>,
     /// Where it lives.
@@ -202,8 +362,15 @@ impl Default for Settings {
             name: "tidegate".into(),
             data: None,
             listen: Listen::default(),
+            tls: TlsSettings::default(),
+            http: HttpSettings::default(),
+            auth: AuthSettings::default(),
             limits: Limits::default(),
             store: StoreSettings::default(),
+            issuers: Vec::new(),
+            roles: Vec::new(),
+            tenants: Vec::new(),
+            signatures: Vec::new(),
             queues: vec![QueueSettings { capture: vec!["#".into()], ..QueueSettings::new("main") }],
             log: LogSettings { level: log::LevelFilter::Info, format: LogFormat::Text },
         }
@@ -214,6 +381,9 @@ impl Default for Listen {
     fn default() -> Self {
         Self {
             tcp: vec![SocketAddr::from(([127, 0, 0, 1], 8433))],
+            tls: Vec::new(),
+            http: Vec::new(),
+            https: Vec::new(),
             unix: Some("tidegate.sock".into()),
             unix_mode: 0o660,
         }
@@ -224,6 +394,7 @@ impl Default for Limits {
     fn default() -> Self {
         use crate::model::limits;
         Self {
+            rates: Rates { connects_per_second: 0, logins_failed_max: 5, messages_per_second: 0, bytes_per_second: 0 },
             connections_max: 10_000,
             handshake_ms: 5_000,
             frame_timeout_ms: 10_000,
@@ -270,6 +441,7 @@ impl QueueSettings {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
+            tenant: String::new(),
             capture: Vec::new(),
             storage: Storage::Disk,
             contract: Contract::Disk,

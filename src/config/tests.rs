@@ -1,5 +1,6 @@
 //! Mistakes and what is said about them, word for word.
 
+use super::items::Item;
 use super::*;
 use std::collections::BTreeSet;
 
@@ -29,9 +30,44 @@ fn the_example_file_names_every_key() {
     let missing: BTreeSet<String> = keys::SETTINGS
         .iter()
         .map(|key| key.path.to_owned())
-        .chain(keys::QUEUE.iter().map(|key| format!("queues[0].{}", key.path)))
+        .chain(QueueSettings::TABLE.iter().map(|key| format!("queues[0].{}", key.path)))
         .filter(|path| reading.place(path).is_none())
         .collect();
+    assert_eq!(missing, BTreeSet::new());
+}
+
+/// The items that the example shows in comments, as a file of their own.
+fn shown_items() -> String {
+    let mut text = String::new();
+    let mut item: Vec<&str> = Vec::new();
+    for line in EXAMPLE.lines() {
+        match line.strip_prefix("# ").filter(|line| line.starts_with("  ")) {
+            Some(line) => item.push(line),
+            None if line.ends_with(": []") && !line.starts_with(' ') && !item.is_empty() => {
+                text.push_str(&format!("{}\n{}\n", line.trim_end_matches(" []"), item.join("\n")));
+                item.clear();
+            }
+            None => item.clear(),
+        }
+    }
+    text
+}
+
+#[test]
+fn the_items_shown_in_comments_are_right_and_name_every_key() {
+    let text = shown_items().replace("ed25519:...", "ed25519:AAAA");
+    let mut reading = read::Reading::new("items");
+    reading.file(&text);
+    assert_eq!(reading.problems, [], "{text}");
+    let mut missing = BTreeSet::new();
+    fn look<T: Item>(reading: &read::Reading, missing: &mut BTreeSet<String>) {
+        let paths = T::TABLE.iter().map(|key| format!("{}[0].{}", T::LIST, key.path));
+        missing.extend(paths.filter(|path| reading.place(path).is_none()));
+    }
+    look::<IssuerSettings>(&reading, &mut missing);
+    look::<RoleSettings>(&reading, &mut missing);
+    look::<TenantSettings>(&reading, &mut missing);
+    look::<SignatureSettings>(&reading, &mut missing);
     assert_eq!(missing, BTreeSet::new());
 }
 
@@ -52,6 +88,53 @@ fn defaults_are_within_their_own_bounds() {
 
 /// A file and what is said about it.
 const MISTAKES: &[(&str, &str)] = &[
+    // doors
+    (
+        "listen: {tls: [127.0.0.1:1]}\n",
+        "t.yaml:1:15: listen.tls: found 127.0.0.1:1 without tls.certificates; expected a certificate to show there",
+    ),
+    (
+        "tls: {certificates: [a.pem]}\n",
+        "t.yaml:1:21: tls.certificates: found 0 keys; expected 1, one for each of tls.certificates",
+    ),
+    (
+        "tls: {certificates: [a.pem], keys: [a.key]}\n",
+        "t.yaml:1:37: tls.keys: found `a.key`, which does not say where the secret is; expected file:PATH, \
+         credential:NAME (of systemd) or env:NAME",
+    ),
+    (
+        "tls: {client_certificates: required}\n",
+        "t.yaml:1:28: tls.client_certificates: found no authority; expected one whose client certificates are believed",
+    ),
+    (
+        "http: {origins: [example.org]}\n",
+        "t.yaml:1:18: http.origins: found `example.org`, which does not begin with https:// or http://; expected origins \
+         such as https://example.org, * or none",
+    ),
+    (
+        "http: {trusted_proxies: [10.0.0.0/33]}\n",
+        "t.yaml:1:26: http.trusted_proxies: found `10.0.0.0/33`, whose prefix is not a number from 0 to 32; expected \
+         addresses or networks such as 10.0.0.0/8, or none",
+    ),
+    (
+        "roles: [{name: a, publish: [\"x/{client}y\"]}]\n",
+        "t.yaml:1:29: roles[0].publish: found `x/{client}y`, whose level `{client}y` is not {client} or {tenant} alone; \
+         expected filters such as site/{client}/#, or none",
+    ),
+    ("roles: [{name: open}]\n", "t.yaml:1:16: roles[0].name: found `open`, which is taken; expected another"),
+    ("auth: {anonymous: x}\n", "t.yaml:1:19: auth.anonymous: found `x`; expected the name of a role: open, admin"),
+    (
+        "queues: [{name: a, capture: a, tenant: t}]\n",
+        "t.yaml:1:40: queues[0].tenant: found `t`; expected the name of one of the tenants",
+    ),
+    (
+        "issuers: [{name: i, algorithms: [none], audiences: [a], keys: [env:K]}]\n",
+        "t.yaml:1:34: issuers[0].algorithms: found none; expected at least one",
+    ),
+    (
+        "issuers: [{name: i, algorithms: [HS256], audiences: [a]}]\n",
+        "t.yaml:1:17: issuers[0].name: found neither keys nor jwks; expected what `i` signs with",
+    ),
     // the YAML
     ("name: a\nname: b\n", "t.yaml:2:1: found `name` again; expected it once (first in line 1)"),
     ("store: [\n", "t.yaml:2:1: not YAML: while parsing a node, did not find expected node content"),
@@ -59,7 +142,10 @@ const MISTAKES: &[(&str, &str)] = &[
     ("name: !!str 1\n", "t.yaml:1:7: found a tag (`!name`); expected the value alone"),
     ("name: a\n---\nname: b\n", "t.yaml:3:1: found a second document; expected one"),
     ("[1]: a\n", "t.yaml:1:1: found a key that is not a word; expected a name"),
-    ("- a\n", "t.yaml:1:1: found a list; expected a map of name, data, listen, limits, store, queues, log"),
+    (
+        "- a\n",
+        "t.yaml:1:1: found a list; expected a map of name, data, listen, tls, http, auth, limits, store, issuers, roles, tenants, signatures, queues, log",
+    ),
     // keys
     ("nme: a\n", "t.yaml:1:1: nme: found an unknown key; did you mean `name`?"),
     ("store:\n  lingr: 2ms\n", "t.yaml:2:3: store.lingr: found an unknown key; did you mean `linger`?"),
@@ -88,7 +174,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("queues: main\n", "t.yaml:1:1: queues: found `main`; expected a list of queues, or []"),
     (
         "queues: [main]\n",
-        "t.yaml:1:10: queues[0]: found `main`; expected a map of name, capture, storage, contract, keep, overflow, limits, history, consumer\n\
+        "t.yaml:1:10: queues[0]: found `main`; expected a map of name, tenant, capture, storage, contract, keep, overflow, limits, history, consumer\n\
       t.yaml:1:10: queues[0].name: found nothing; expected name, which every queue has\n\
       t.yaml:1:10: queues[0].capture: found nothing; expected capture, which every queue has",
     ),
@@ -393,7 +479,7 @@ fn what_is_probably_not_meant_is_a_warning() {
     for (text, expected) in [
         (
             "listen: {tcp: '0.0.0.0:8433'}",
-            "t.yaml:1:15: listen.tcp: 0.0.0.0:8433 can be reached from outside this machine, and nobody is asked who he is",
+            "t.yaml:1:15: listen.tcp: 0.0.0.0:8433 can be reached from outside this machine without TLS: whoever is on the way reads and changes what passes",
         ),
         ("queues: []", "t.yaml:1:1: queues: there is no queue: every message is live only, and none is kept"),
         (
