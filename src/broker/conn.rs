@@ -135,7 +135,10 @@ impl Broker {
     pub(super) fn handle_opened(&mut self, conn: ConnId, peer: Peer) {
         self.counters.connections += 1;
         let limits = &self.settings.limits;
-        let principal = Principal { admin: matches!(peer, Peer::Unix { admin: true, .. }) };
+        let principal = match peer {
+            Peer::Unix { admin: true, .. } => Principal::local_admin(),
+            _ => Principal::default(),
+        };
         let over = self.conns.len() >= limits.connections_max as usize;
         let session = Session::new(conn, principal, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let native = Native::default();

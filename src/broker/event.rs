@@ -1,26 +1,11 @@
 //! All that can wake the broker, and all it can ask of the world.
 
+pub use crate::session::Peer;
+
 use crate::config::Settings;
 use crate::model::{ConnId, Mono, Volume};
 use crate::store::{Batch, Committed, ReadRequest, ReadResult, Reader, StoreError};
-use std::net::SocketAddr;
 use std::sync::Arc;
-
-/// Who is at the other end of a connection, as far as the transport knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// A TCP peer.
-    Tcp(SocketAddr),
-    /// A Unix peer and its credentials; `admin` when they are the broker's own user or root.
-    Unix {
-        /// User id.
-        uid: u32,
-        /// Process id, 0 when unknown.
-        pid: i32,
-        /// Whether it may administer the broker.
-        admin: bool,
-    },
-}
 
 /// The closed list of what can happen.
 pub enum Event<'a> {

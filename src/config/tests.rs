@@ -129,11 +129,11 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "issuers: [{name: i, algorithms: [none], audiences: [a], keys: [env:K]}]\n",
-        "t.yaml:1:34: issuers[0].algorithms: found none; expected at least one",
+        "t.yaml:1:33: issuers[0].algorithms: found none; expected at least one",
     ),
     (
         "issuers: [{name: i, algorithms: [HS256], audiences: [a]}]\n",
-        "t.yaml:1:17: issuers[0].name: found neither keys nor jwks; expected what `i` signs with",
+        "t.yaml:1:18: issuers[0].name: found neither keys nor jwks; expected what `i` signs with",
     ),
     // the YAML
     ("name: a\nname: b\n", "t.yaml:2:1: found `name` again; expected it once (first in line 1)"),

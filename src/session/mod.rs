@@ -1,20 +1,17 @@
 //! One client's life: handshake, heartbeats, publish order, acknowledgements and what waits to be sent; pure.
 
 mod outbox;
+mod principal;
 mod publisher;
 
 pub use outbox::Outbox;
+pub use principal::{
+    AUTH_CONTEXT, Attempt, Certificate, Denied, Method, NONCE_BYTES, Peer, Principal, REAUTH_CONTEXT, Via,
+};
 pub use publisher::{Expect, Publisher, Run, RunKind};
 
 use crate::model::{ConnId, Mono};
 use std::collections::BTreeMap;
-
-/// What a session may do. Identities and roles fill this in; until then a transport decides.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Principal {
-    /// Whether it may administer the broker.
-    pub admin: bool,
-}
 
 /// How far a session has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +49,7 @@ pub const HEARTBEAT_MS: std::ops::RangeInclusive<u32> = 100..=3_600_000;
 pub struct Session<S> {
     /// Its connection.
     pub conn: ConnId,
-    /// What it may do.
+    /// Who it belongs to.
     pub principal: Principal,
     /// How far it has come.
     pub phase: Phase,

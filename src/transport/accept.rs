@@ -1,10 +1,10 @@
 //! Listeners, and the loop that accepts whatever befalls it.
 
 use super::{BoxStream, tcp, unix};
-use crate::broker::Peer;
 use crate::model::Mono;
 use crate::runtime::clock;
 use crate::runtime::reactor::{Timer, Watched, Way};
+use crate::session::Peer;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;

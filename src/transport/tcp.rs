@@ -1,8 +1,8 @@
 //! TCP: listeners and what a connection is set to.
 
 use super::{BoxStream, Socket};
-use crate::broker::Peer;
 use crate::runtime::reactor::Watched;
+use crate::session::Peer;
 use rustix::net::{listen, sockopt};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -33,5 +33,5 @@ pub(super) fn set_up(tcp: TcpStream, address: SocketAddr) -> io::Result<(BoxStre
     sockopt::set_tcp_keepintvl(&tcp, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(&tcp, KEEPALIVE_PROBES)?;
     socket2::SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-    Ok((Box::new(Socket::new(tcp)?), Peer::Tcp(address)))
+    Ok((Box::new(Socket::new(tcp)?), Peer::tcp(address)))
 }

@@ -1,8 +1,8 @@
 //! Unix sockets: the file, its mode, and who is at the other end.
 
 use super::{BoxStream, Socket, tcp};
-use crate::broker::Peer;
 use crate::runtime::reactor::Watched;
+use crate::session::Peer;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind as bind_fd, listen, socket_with, sockopt,
 };

@@ -86,6 +86,14 @@ codes! {
     NotSupported = 113, "not-supported";
     /// The publisher sent more than its window without waiting.
     WindowExceeded = 114, "window-exceeded";
+    /// The session's credentials have ended and were not renewed.
+    CredentialsExpired = 115, "credentials-expired";
+    /// Too many connections or failed logins of this address lately.
+    TooManyAttempts = 116, "too-many-attempts";
+    /// A quota of the tenant is used up.
+    QuotaExceeded = 117, "quota-exceeded";
+    /// The session went on far above its rate.
+    RateExceeded = 118, "rate-exceeded";
     // 200-299: a publish
     /// The channel breaks a rule.
     BadChannel = 200, "bad-channel";
@@ -107,6 +115,10 @@ codes! {
     BadPublishNumber = 208, "bad-publish-number";
     /// A limit of retained values, channels or delayed messages is reached.
     LimitReached = 209, "limit-reached";
+    /// More messages or bytes a second than the principal or its tenant may publish.
+    RateLimited = 210, "rate-limited";
+    /// The channel's messages must carry a signature of a known key, and this one does not.
+    BadSignature = 211, "bad-signature";
     // 300-399: subscribe, consume, history
     /// The filter breaks a rule.
     BadFilter = 300, "bad-filter";
@@ -151,6 +163,10 @@ impl Code {
                 | Self::StorageFailed
                 | Self::Fenced
                 | Self::LimitReached
+                | Self::TooManyAttempts
+                | Self::QuotaExceeded
+                | Self::RateExceeded
+                | Self::RateLimited
                 | Self::ShuttingDown
                 | Self::TooManyConnections
                 | Self::Conflict
