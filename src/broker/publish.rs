@@ -112,6 +112,9 @@ impl Broker {
         if record.channel.is_reserved() {
             return Err((Code::Forbidden, 0));
         }
+        if record.compressed {
+            return Err((Code::BadRecord, 0));
+        }
         if asked == Contract::Upstream {
             return Err((Code::NotSupported, 0));
         }
