@@ -414,7 +414,7 @@ impl Broker {
         let limit = self.settings.limits.outbox_bytes_max as usize;
         let waiting = self.waiting_bytes(conn);
         let Some(c) = self.conns.get_mut(&conn) else { return false };
-        let too_large = record.len() > c.session.peer_message_bytes_max as usize;
+        let (mount, too_large) = (c.mount, record.len() > c.session.peer_message_bytes_max as usize);
         let (paused, lost) = self.subscription_mut(conn, stream).map_or((false, 0), |s| (s.paused, s.dropped));
         // A message larger than the whole outbox still passes when nothing else waits.
         if too_large || paused || (waiting > 0 && waiting + record.len() > limit) {
@@ -426,6 +426,7 @@ impl Broker {
             self.tell_dropped(conn);
         }
         self.counters.fanned_out += 1;
+        self.mounts[mount].tally.deliver(1, record.len());
         self.item(conn, stream, item.epoch, 0, &item.deliver(flags, record));
         true
     }
