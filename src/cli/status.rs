@@ -151,9 +151,9 @@ mod tests {
         let gone = TenantStatus { name: "blue".into(), left: true, ..TenantStatus::default() };
         let text = tenants(&[TenantStatus::default(), red, gone]);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[1][..3], ["-", "0", "0"]);
+        assert_eq!(lines[1][..3], ["-", "0", "0B"]);
         assert_eq!((lines[2][0], lines[2].last()), ("red", Some(&"3")), "{text}");
-        assert!(text.contains("512 B/1 MiB") || text.contains("512B/1MiB"), "{text}");
+        assert!(text.contains("512B/1.0MiB"), "{text}");
         assert_eq!(lines[3][..2], ["blue", "(left)"]);
         assert!(lines[2].contains(&"7"));
     }

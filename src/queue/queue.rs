@@ -257,7 +257,7 @@ impl Queue {
     /// Forgets channels whose messages are all gone, a bounded number at a time.
     pub fn forget_channels(&mut self) -> Vec<Box<str>> {
         let mut forgotten = Vec::new();
-        if self.channels.len() > 0 {
+        if !self.channels.is_empty() {
             let heads = self.lanes.each_ref().map(|l| l.as_ref().map_or(u64::MAX, |l| l.head));
             self.channels.forget(heads, &mut forgotten);
         }

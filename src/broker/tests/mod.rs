@@ -3,6 +3,7 @@
 mod clocks;
 mod consuming;
 mod crash;
+mod limits;
 mod live;
 mod publishing;
 mod review;
