@@ -18,7 +18,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 /// Connections over the limit that are told so at the same time.
-const REFUSALS_MAX: usize = 64;
+pub(super) const REFUSALS_MAX: usize = 64;
 /// What those are told to wait, in milliseconds.
 const RETRY_CONNECT_MS: u32 = 5_000;
 /// A refusal for want of room is said this often, in milliseconds.

@@ -17,6 +17,8 @@ use std::sync::Arc;
 /// Most at the same time. Where one more comes, the one that takes longest is dropped: who means it is done within a
 /// few round trips, and a crowd that only holds the door is not waited for.
 pub(super) const HANDSHAKES_MAX: usize = 256;
+/// A peer that was refused has this long to take our last words and to close its own end, in milliseconds.
+const LINGER_MS: u64 = 2_000;
 /// Refusals are said this often, in milliseconds; those between are counted, and said at level debug.
 const SAY_EVERY_MS: u64 = 10_000;
 
@@ -59,15 +61,28 @@ impl Handshakes {
         let task = executor.spawn(async move {
             let late = async {
                 Timer::after_ms(timeout_ms).await;
-                Err(TlsError { reason: "late", text: "its handshake takes longer than limits.handshake".into() })
+                None
             };
-            let done = this.tls.accept(stream, inside).or(late).await;
+            let done = async { Some(this.tls.accept(stream, inside).await) }.or(late).await;
+            let done = match done {
+                Some(Ok((stream, certificate))) => Some((stream, certificate)),
+                Some(Err(refused)) => {
+                    this.refused(address, &refused.error);
+                    // Still one of those under way.
+                    refused.linger().or(Timer::after_ms(LINGER_MS)).await;
+                    None
+                }
+                None => {
+                    let text = "its handshake takes longer than limits.handshake".into();
+                    this.refused(address, &TlsError { reason: "late", text });
+                    None
+                }
+            };
             if let Some(task) = this.under_way.borrow_mut().remove(&number) {
                 task.detach();
             }
-            match done {
-                Ok((stream, certificate)) => then(stream, certificate),
-                Err(error) => this.refused(address, &error),
+            if let Some((stream, certificate)) = done {
+                then(stream, certificate);
             }
         });
         let mut under_way = self.under_way.borrow_mut();

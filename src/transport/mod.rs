@@ -10,7 +10,7 @@ mod unix;
 
 pub use accept::{Listener, accept_forever};
 pub use socket::Socket;
-pub use tls::{Inside, Material, MaterialError, Named, Source, Tls};
+pub use tls::{Inside, Material, MaterialError, Named, Refused, Source, Tls};
 
 use smol::io::{AsyncRead, AsyncWrite};
 

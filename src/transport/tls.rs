@@ -43,11 +43,14 @@ pub struct Named<T> {
     pub bytes: T,
 }
 
+/// A private key in PEM, zeroed when it is dropped.
+pub type Key = Named<Zeroizing<Vec<u8>>>;
+
 /// What a material is made of.
 #[derive(Default)]
 pub struct Source {
     /// Chains in PEM with their private keys.
-    pub certificates: Vec<(Named<Vec<u8>>, Named<Zeroizing<Vec<u8>>>)>,
+    pub certificates: Vec<(Named<Vec<u8>>, Key)>,
     /// Authorities of clients, in PEM.
     pub client_ca: Vec<Named<Vec<u8>>>,
     /// Their revocation lists, in PEM or DER.
@@ -270,15 +273,15 @@ impl Tls {
     }
 
     /// Shakes hands with whoever connected; the caller bounds the time and the crowd. Gives the stream inside and what the
-    /// peer's certificate says. A peer that is refused was told so.
+    /// peer's certificate says.
     ///
     /// # Errors
-    /// Why there is no connection.
+    /// [`Refused`]: why there is no connection. The peer was told by an alert; see [`Refused::linger`].
     pub async fn accept(
         &self,
         stream: BoxStream,
         inside: Inside,
-    ) -> Result<(BoxStream, Option<Arc<Certificate>>), TlsError> {
+    ) -> Result<(BoxStream, Option<Arc<Certificate>>), Refused> {
         let config = {
             let material = self.0.borrow();
             Arc::clone(match inside {
@@ -287,12 +290,14 @@ impl Tls {
             })
         };
         let refused = |reason, text: String| TlsError { reason, text };
-        let tls = ServerConnection::new(config).map_err(|error| refused("other", error.to_string()))?;
+        let tls = match ServerConnection::new(config) {
+            Ok(tls) => tls,
+            Err(error) => return Err(Refused { error: refused("other", error.to_string()), stream: None }),
+        };
         let mut stream = TlsStream::new(stream, tls);
         let done = stream.handshake().await;
         let told = done.map_err(|error| explain_io(&error, Side::Broker, stream.first())).and_then(|()| {
-            let certificate = peer_certificate(&stream).map_err(|why| refused("malformed", why))?;
-            match certificate {
+            match peer_certificate(&stream).map_err(|why| refused("malformed", why))? {
                 // A resumed session brings the certificate of its first handshake, which may have ended since.
                 Some(certificate) if certificate.expires < clock::wall() => {
                     let text = format!("its certificate expired on {}: renew it", day(certificate.expires));
@@ -303,10 +308,39 @@ impl Tls {
         });
         match told {
             Ok(certificate) => Ok((Box::new(stream), certificate)),
-            Err(error) => {
-                linger(stream).await;
-                Err(error)
+            Err(error) => Err(Refused { error, stream: Some(Box::new(stream)) }),
+        }
+    }
+}
+
+/// A peer that does not come in.
+pub struct Refused {
+    /// Why.
+    pub error: TlsError,
+    stream: Option<Box<TlsStream<BoxStream>>>,
+}
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Refused {
+    /// Closes our end and waits for the peer to close its own: closing a socket with unread bytes would reset it, and take
+    /// the alert from the peer. The caller bounds the time.
+    pub async fn linger(self) {
+        let Some(mut stream) = self.stream else { return };
+        if stream.close().await.is_err() {
+            return;
+        }
+        let mut io = stream.into_inner();
+        let (mut left, mut buffer) = (LINGER_BYTES_MAX, [0; 1_024]);
+        while let Ok(n) = io.read(&mut buffer).await {
+            if n == 0 || n > left {
+                return;
             }
+            left -= n;
         }
     }
 }
@@ -317,20 +351,4 @@ fn peer_certificate(stream: &TlsStream<BoxStream>) -> Result<Option<Arc<Certific
     let facts = CertificateFacts::read(der)?;
     let (names, fingerprint, expires) = (facts.client_names(), facts.fingerprint, facts.not_after);
     Ok(Some(Arc::new(Certificate { names, fingerprint, expires })))
-}
-
-/// Closes our end and waits for the peer to close its own: closing a socket with unread bytes would reset it, and take the
-/// alert from the peer.
-async fn linger(mut stream: TlsStream<BoxStream>) {
-    if stream.close().await.is_err() {
-        return;
-    }
-    let mut io = stream.into_inner();
-    let (mut left, mut buffer) = (LINGER_BYTES_MAX, [0; 1_024]);
-    while let Ok(n) = io.read(&mut buffer).await {
-        if n == 0 || n > left {
-            return;
-        }
-        left -= n;
-    }
 }
