@@ -32,5 +32,7 @@ pub mod session;
 #[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]
+pub mod tls;
+#[cfg(feature = "daemon")]
 pub mod transport;
 pub mod wire;
