@@ -28,6 +28,8 @@ pub mod runtime;
 #[cfg(feature = "daemon")]
 pub mod schedule;
 #[cfg(feature = "daemon")]
+pub mod seal;
+#[cfg(feature = "daemon")]
 pub mod session;
 #[cfg(feature = "daemon")]
 pub mod store;

@@ -404,6 +404,7 @@ pub fn record_with<'a>(channel: &'a str, payload: &'a [u8], change: impl FnOnce(
         ttl_ms: 0,
         delay_ms: 0,
         retain: false,
+        compressed: false,
         encoding: Encoding::Binary,
         properties: Properties::default(),
         payload,
