@@ -16,6 +16,10 @@ use crate::wire::{
 /// A connection: the session and the dialect it speaks.
 pub(super) struct Conn {
     pub(super) session: Session<Stream>,
+    /// Place of the mount whose names it sees.
+    pub(super) mount: usize,
+    /// Whether it is counted there.
+    pub(super) entered: bool,
     pub(super) peer: Peer,
     native: Native,
     building: Building,
@@ -145,6 +149,8 @@ impl Broker {
         let building = Building::default();
         let c = Conn {
             session,
+            mount: 0,
+            entered: false,
             peer,
             native,
             building,
@@ -170,8 +176,9 @@ impl Broker {
         let Some(mut gone) = self.conns.remove(&conn) else { return };
         self.timers.remove(Timer::Session(conn));
         for (id, stream) in std::mem::take(&mut gone.session.streams) {
-            self.end_stream(conn, id, stream, false);
+            self.end_stream(gone.mount, conn, id, stream, false);
         }
+        self.leave(&gone);
     }
 
     pub(super) fn handle_received(&mut self, conn: ConnId, bytes: &[u8]) {
@@ -317,6 +324,7 @@ impl Broker {
         let limits = &settings.limits;
         let wished = if hello.heartbeat_ms == 0 { limits.heartbeat_ms } else { hello.heartbeat_ms };
         let heartbeat_ms = wished.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
+        self.enter(conn).map_err(|(code, detail)| Fault::new(code, detail))?;
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
         c.session.phase = Phase::Open;
         c.session.client = hello.client.into();
@@ -490,9 +498,9 @@ impl Broker {
         c.session.close(self.now.mono);
         c.session.partial = Vec::new();
         c.told_end = true;
-        let streams = std::mem::take(&mut c.session.streams);
+        let (mount, streams) = (c.mount, std::mem::take(&mut c.session.streams));
         for (id, stream) in streams {
-            self.end_stream(conn, id, stream, false);
+            self.end_stream(mount, conn, id, stream, false);
         }
         self.arm_session(conn);
         self.wake_hard(conn);
