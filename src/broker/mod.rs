@@ -13,6 +13,7 @@ mod consume;
 mod dead;
 mod delayed;
 mod entries;
+mod expand;
 
 mod event;
 mod load;
@@ -72,6 +73,8 @@ pub struct Broker {
     timers: Due<Timer>,
     effects: VecDeque<Effect>,
     counters: Counters,
+    /// Where compressed payloads are expanded to be looked at.
+    scratch: Vec<u8>,
     ids: u64,
     stopping: Option<Mono>,
     stopped: bool,
@@ -150,6 +153,7 @@ impl Broker {
             timers: Due::default(),
             effects: VecDeque::new(),
             counters: Counters::default(),
+            scratch: Vec::new(),
             ids: 1,
             stopping: None,
             stopped: false,
