@@ -202,7 +202,9 @@ fn add_tenants(mounts: &mut Vec<Mount>, settings: &Settings) {
         }
         // They stand in the order of their ids, and none is ever taken out.
         let Some(id) = mounts.last().map_or(Some(0), |m| m.id.0.checked_add(1)) else { return };
-        mounts.push(Mount::new(MountId(id), &tenant.name, DedupeWindow::new(dedupe.ids_max, dedupe.window_ms)));
+        let mut mount = Mount::new(MountId(id), &tenant.name, DedupeWindow::new(dedupe.ids_max, dedupe.window_ms));
+        mount.configure(settings);
+        mounts.push(mount);
     }
 }
 

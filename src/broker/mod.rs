@@ -20,6 +20,7 @@ mod load;
 mod mount;
 mod publish;
 mod request;
+mod signatures;
 mod storage;
 mod subscribe;
 mod tenants;

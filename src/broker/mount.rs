@@ -1,9 +1,11 @@
 //! A mount's space: who listens where, its ids and retained values; and the queues of all mounts in one list.
 
+use super::signatures::Signers;
 use crate::config::{Keep, Overflow, QueueSettings, Settings};
 use crate::model::{ConnId, Epoch, MountId, Position, QueueId};
 use crate::queue::{DedupeWindow, Queue};
 use crate::routing::Table;
+use crate::seal::PublicKeys;
 use crate::store::QueueKey;
 use crate::store::schema::Counters as Numbers;
 use std::cell::Cell;
@@ -101,6 +103,8 @@ pub(super) struct Mount {
     /// Length of each retained value by channel.
     pub(super) retained: BTreeMap<Box<str>, u32>,
     pub(super) retained_bytes: u64,
+    /// Who must have signed what is published.
+    signers: Signers,
     routes: hashbrown::HashMap<Box<str>, Rc<Route>>,
 }
 
@@ -111,6 +115,8 @@ pub(super) struct Route {
     pub(super) queues: Vec<usize>,
     /// Live subscriptions.
     pub(super) subscriptions: Vec<StreamRef>,
+    /// Whose messages it takes; all where there is no rule.
+    pub(super) signers: Option<PublicKeys>,
     /// The last commit after which subscribers hear a message of this route: until then none may overtake it.
     pub(super) owed: Cell<Position>,
 }
@@ -140,6 +146,7 @@ impl Mount {
             dedupe,
             retained: BTreeMap::new(),
             retained_bytes: 0,
+            signers: Signers::default(),
             routes: hashbrown::HashMap::new(),
         }
     }
@@ -147,6 +154,8 @@ impl Mount {
     /// Takes over what the settings say of its tenant.
     pub(super) fn configure(&mut self, settings: &Settings) {
         let own = self.id == MountId(0);
+        self.signers = Signers::new(settings, &self.tenant);
+        self.routes.clear();
         self.configured = own || (!self.tenant.is_empty() && settings.tenants.iter().any(|t| *t.name == *self.tenant));
     }
 
@@ -189,6 +198,7 @@ impl Mount {
         self.subscriptions.matches(channel, &mut route.subscriptions);
         route.subscriptions.sort_unstable();
         route.subscriptions.dedup();
+        route.signers = self.signers.of(channel);
         let route = Rc::new(route);
         if self.routes.len() >= ROUTES_MAX {
             self.routes.clear();

@@ -7,6 +7,7 @@ mod crash;
 mod live;
 mod publishing;
 mod review;
+mod signatures;
 mod simulated;
 mod storage;
 mod tenants;
