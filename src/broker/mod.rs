@@ -22,6 +22,7 @@ mod publish;
 mod quotas;
 mod rates;
 mod request;
+mod signatures;
 mod storage;
 mod subscribe;
 mod tenants;
