@@ -31,4 +31,6 @@ pub mod session;
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod transport;
+#[cfg(feature = "daemon")]
+pub mod websocket;
 pub mod wire;

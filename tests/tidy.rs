@@ -40,7 +40,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("runtime", &["model"]),
-    ("transport", &["model", "session", "config", "runtime"]),
+    ("websocket", &["model", "wire"]),
+    ("transport", &["model", "session", "config", "runtime", "websocket"]),
     (
         "daemon",
         &[
@@ -56,9 +57,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "auth",
             "session",
             "seal",
+            "websocket",
         ],
     ),
-    ("client", &["model", "wire", "schedule", "seal"]),
+    ("client", &["model", "wire", "schedule", "seal", "websocket"]),
     (
         "cli",
         &[

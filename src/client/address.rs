@@ -1,5 +1,6 @@
-//! Where a broker is: `tcp://host:port`, `unix:///path` or a bare `host:port`.
+//! Where a broker is: `tcp://host:port`, `ws://host:port/ws`, `unix:///path` or a bare `host:port`.
 
+use crate::websocket::PATH;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,11 +8,16 @@ use std::str::FromStr;
 /// Port of the broker unless one is given.
 pub const PORT_DEFAULT: u16 = 8433;
 
+/// Port of `ws://` unless one is given.
+const WS_PORT_DEFAULT: u16 = 80;
+
 /// An address of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A host name or IP address, and a port.
     Tcp(String, u16),
+    /// WebSocket: a host name or IP address, a port, and the path.
+    Ws(String, u16, String),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
@@ -22,7 +28,11 @@ pub struct AddressError(String, &'static str);
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" is not an address: {}; write tcp://HOST:PORT or unix:///PATH", self.0, self.1)
+        write!(
+            f,
+            "\"{}\" is not an address: {}; write tcp://HOST:PORT, ws://HOST:PORT/ws or unix:///PATH",
+            self.0, self.1
+        )
     }
 }
 
@@ -36,12 +46,15 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix://") {
             return if path.is_empty() { Err(error("the path is missing")) } else { Ok(Self::Unix(path.into())) };
         }
-        let rest = match text.split_once("://") {
-            Some(("tcp", rest)) => rest,
-            Some(_) => return Err(error("this release speaks tcp and unix only")),
-            None => text,
+        let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
+        let (rest, path) = match scheme {
+            "tcp" => (rest.strip_suffix('/').unwrap_or(rest), ""),
+            "ws" => rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash)),
+            _ => return Err(error("this release speaks tcp, ws and unix only")),
         };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if path.bytes().any(|b| b <= b' ' || b == b'#' || b >= 0x7f) {
+            return Err(error("the path is malformed"));
+        }
         // An IPv6 address stands in brackets, so that its colons are not the port's.
         let (host, port) = match rest.strip_prefix('[') {
             Some(inner) => {
@@ -58,20 +71,30 @@ impl FromStr for Address {
         }
         let port = match port {
             Some(port) => port.parse().map_err(|_| error("the port is not a number from 0 to 65535"))?,
+            None if scheme == "ws" => WS_PORT_DEFAULT,
             None => PORT_DEFAULT,
         };
-        Ok(Self::Tcp(host.into(), port))
+        Ok(match (scheme, path) {
+            ("ws", "" | "/") => Self::Ws(host.into(), port, PATH.into()),
+            ("ws", path) => Self::Ws(host.into(), port, path.into()),
+            _ => Self::Tcp(host.into(), port),
+        })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(host, port) if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
-            Self::Tcp(host, port) => write!(f, "tcp://{host}:{port}"),
+            Self::Tcp(host, port) => write!(f, "tcp://{}", authority(host, *port)),
+            Self::Ws(host, port, path) => write!(f, "ws://{}{path}", authority(host, *port)),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
     }
+}
+
+/// `host:port`, an IPv6 address in brackets.
+pub(super) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 #[cfg(test)]
@@ -88,10 +111,26 @@ mod tests {
             ("[::1]:9", "tcp://[::1]:9"),
             ("tcp://[::1]", "tcp://[::1]:8433"),
             ("unix:///run/tidegate.sock", "unix:///run/tidegate.sock"),
+            ("ws://box", "ws://box:80/ws"),
+            ("ws://box:8434/", "ws://box:8434/ws"),
+            ("ws://[::1]:8434/edge/ws?x=1", "ws://[::1]:8434/edge/ws?x=1"),
         ] {
             assert_eq!(text.parse::<Address>().expect(text).to_string(), shown);
         }
-        for text in ["", "unix://", "tcp://", "http://box", "box:port", "box:70000", "[::1", "[::1]x", "a b:1"] {
+        for text in [
+            "",
+            "unix://",
+            "tcp://",
+            "http://box",
+            "box:port",
+            "box:70000",
+            "[::1",
+            "[::1]x",
+            "a b:1",
+            "ws://",
+            "ws:///ws",
+            "ws://box/a b",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

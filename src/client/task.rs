@@ -96,7 +96,7 @@ async fn connect(shared: &Shared, address: &Address, options: &Options) -> Optio
         let why = format!("no answer within {} ms", options.connect_timeout_ms);
         Some(Err(ClientError::Connect(address.to_string(), why)))
     };
-    closed.or(async { Some(Transport::connect(address).await) }).or(late).await
+    closed.or(async { Some(Transport::connect(address, options).await) }).or(late).await
 }
 
 /// Sleeps unless the client is closed meanwhile; publishes that wait may expire.

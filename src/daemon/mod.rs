@@ -16,6 +16,7 @@ mod start;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod web;
 mod worker;
 
 pub use folder::{READY_FILE, Ready, pick as pick_folder};
@@ -41,6 +42,7 @@ use smol::io::AsyncWrite;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -188,7 +190,8 @@ pub fn serve_with<M: Machine + 'static>(
     let listeners = bind(&settings.listen, &folder)?;
     let listening = Ready {
         folder: folder.clone(),
-        tcp: listeners.iter().filter_map(Listener::tcp_address).collect(),
+        tcp: bound(&listeners, "tcp"),
+        http: bound(&listeners, "http"),
         unix: listeners.iter().find_map(Listener::unix_path).map(Path::to_path_buf),
     };
     let signals = if signals {
@@ -206,12 +209,16 @@ pub fn serve_with<M: Machine + 'static>(
         .map_err(|error| ServeError::System("the reader thread cannot start", error))?;
 
     let executor = Rc::new(LocalExecutor::new());
+    let web = web::Web::new(&shared);
     let acceptors = listeners
         .into_iter()
         .map(|listener| {
             log::info!("listening on {listener}");
-            let on_connection = admission(&shared, &executor);
-            executor.spawn(accept_forever(listener, on_connection))
+            let admit = admission(&shared, &executor);
+            match listener.scheme() {
+                "http" => executor.spawn(accept_forever(listener, web.visits(&executor, Rc::new(admit)))),
+                _ => executor.spawn(accept_forever(listener, admit)),
+            }
         })
         .collect();
     if let Some(signals) = signals {
@@ -265,10 +272,17 @@ fn floor(reader: &dyn Reader) -> Result<Wall, StoreError> {
     Ok(Wall(row.map_or(0, u64::from_be_bytes)))
 }
 
+/// The addresses where a scheme is spoken.
+fn bound(listeners: &[Listener], scheme: &str) -> Vec<SocketAddr> {
+    listeners.iter().filter(|listener| listener.scheme() == scheme).filter_map(Listener::tcp_address).collect()
+}
+
 fn bind(listen: &Listen, folder: &Path) -> Result<Vec<Listener>, ServeError> {
     let mut listeners = Vec::new();
-    for address in &listen.tcp {
-        listeners.push(Listener::tcp(*address).map_err(|error| ServeError::Listen(address.to_string(), error))?);
+    let tcp = |address| (address, Listener::tcp as fn(SocketAddr) -> io::Result<Listener>);
+    let http = |address| (address, Listener::http as fn(SocketAddr) -> io::Result<Listener>);
+    for (address, bind) in listen.tcp.iter().map(tcp).chain(listen.http.iter().map(http)) {
+        listeners.push(bind(*address).map_err(|error| ServeError::Listen(address.to_string(), error))?);
     }
     if let Some(path) = &listen.unix {
         let path = folder.join(path);
@@ -282,7 +296,7 @@ fn bind(listen: &Listen, folder: &Path) -> Result<Vec<Listener>, ServeError> {
 fn admission<M: Machine + 'static>(
     shared: &Rc<Shared<M>>,
     executor: &Rc<LocalExecutor<'static>>,
-) -> impl FnMut(BoxStream, Peer) + use<M> {
+) -> impl Fn(BoxStream, Peer) + use<M> {
     let shared = Rc::clone(shared);
     // The executor owns the task that owns this.
     let executor: Weak<LocalExecutor<'static>> = Rc::downgrade(executor);

@@ -29,6 +29,15 @@ impl Running {
         self.ready.tcp[0]
     }
 
+    /// The first HTTP address.
+    ///
+    /// # Panics
+    /// When the settings name none.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.ready.http[0]
+    }
+
     /// The Unix socket.
     ///
     /// # Panics

@@ -19,7 +19,11 @@ const SAY_EVERY_MS: u64 = 60_000;
 
 /// A bound address.
 #[derive(Debug)]
-pub struct Listener(Kind);
+pub struct Listener {
+    kind: Kind,
+    /// What is spoken there, as the scheme of an address.
+    scheme: &'static str,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -33,7 +37,15 @@ impl Listener {
     /// # Errors
     /// What the kernel says.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        tcp::bind(address).map(Kind::Tcp).map(Self)
+        Ok(Self { kind: Kind::Tcp(tcp::bind(address)?), scheme: "tcp" })
+    }
+
+    /// Binds a TCP address on which HTTP is spoken; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn http(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self { kind: Kind::Tcp(tcp::bind(address)?), scheme: "http" })
     }
 
     /// Binds a Unix socket with these permission bits; the file is removed again when the listener is dropped.
@@ -41,13 +53,19 @@ impl Listener {
     /// # Errors
     /// What the kernel says; `AddrInUse` when somebody answers there or it is no socket.
     pub fn unix(path: &Path, mode: u32) -> io::Result<Self> {
-        unix::bind(path, mode).map(|listener| Self(Kind::Unix(listener, path.into())))
+        Ok(Self { kind: Kind::Unix(unix::bind(path, mode)?, path.into()), scheme: "unix" })
+    }
+
+    /// What is spoken there: `tcp`, `http` or `unix`.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        self.scheme
     }
 
     /// The TCP address really bound.
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(listener) => listener.get_ref().local_addr().ok(),
             Kind::Unix(..) => None,
         }
@@ -56,7 +74,7 @@ impl Listener {
     /// The Unix socket's path.
     #[must_use]
     pub fn unix_path(&self) -> Option<&Path> {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(_) => None,
             Kind::Unix(_, path) => Some(path),
         }
@@ -67,7 +85,7 @@ impl Listener {
     /// # Errors
     /// What the kernel says: about this connection or about the process.
     pub async fn accept(&self) -> io::Result<(BoxStream, Peer)> {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(listener) => {
                 let accept = |l: &TcpListener| l.accept().map(|accepted| (accepted, false));
                 let (stream, address) = poll_fn(|cx| listener.poll_with(Way::Read, cx, accept)).await?;
@@ -84,10 +102,10 @@ impl Listener {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.kind {
             Kind::Tcp(_) => match self.tcp_address() {
-                Some(address) => write!(f, "tcp://{address}"),
-                None => f.write_str("tcp"),
+                Some(address) => write!(f, "{}://{address}", self.scheme),
+                None => f.write_str(self.scheme),
             },
             Kind::Unix(_, path) => write!(f, "unix:{}", path.display()),
         }
@@ -96,7 +114,7 @@ impl fmt::Display for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Kind::Unix(_, path) = &self.0 {
+        if let Kind::Unix(_, path) = &self.kind {
             // Best effort: a file left behind is found stale by the next start.
             let _ = std::fs::remove_file(path);
         }

@@ -3,11 +3,14 @@
 //! What wraps a stream (TLS, WebSocket) takes a [`BoxStream`] and gives one.
 
 mod accept;
+mod http;
+mod origin;
 mod socket;
 mod tcp;
 mod unix;
 
 pub use accept::{Listener, accept_forever};
+pub use http::{Answer, CONNECTIONS_MAX as HTTP_CONNECTIONS_MAX, Http, Site, Upgraded};
 pub use socket::Socket;
 
 use smol::io::{AsyncRead, AsyncWrite};
