@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     let address = std::env::args().nth(1).and_then(|text| text.parse::<SocketAddr>().ok());
     let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let executor = Rc::new(LocalExecutor::new());
-    let listener = match Listener::http(address) {
+    let listener = match Listener::ip(address, "http") {
         Ok(listener) => listener,
         Err(error) => {
             println!("{address}: {error}");

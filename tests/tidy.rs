@@ -40,8 +40,9 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("runtime", &["model"]),
+    ("tls", &["model"]),
     ("websocket", &["model", "wire"]),
-    ("transport", &["model", "session", "config", "runtime", "websocket"]),
+    ("transport", &["model", "session", "config", "runtime", "tls", "websocket"]),
     (
         "daemon",
         &[
@@ -57,10 +58,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "auth",
             "session",
             "seal",
+            "tls",
             "websocket",
         ],
     ),
-    ("client", &["model", "wire", "schedule", "seal", "websocket"]),
+    ("client", &["model", "wire", "schedule", "seal", "tls", "websocket"]),
     (
         "cli",
         &[
@@ -77,6 +79,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "routing",
             "session",
             "transport",
+            "tls",
         ],
     ),
 ];

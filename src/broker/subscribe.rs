@@ -9,6 +9,7 @@ use crate::store::schema::retained_key;
 use crate::store::{Past, ReadRequest, ReadResult, Table};
 use crate::wire::{Code, Done, Dropped, FrameType, History, Since, Subscribe, item_flag};
 use bytes::Bytes;
+use std::borrow::Cow;
 
 /// A live subscription.
 #[derive(Debug)]
@@ -96,8 +97,9 @@ impl Broker {
             priming: None,
         };
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
+        let mount = c.mount;
         c.session.streams.insert(stream, Stream::Subscription(subscription));
-        self.mount.subscribe(head.filter, (conn, stream));
+        self.mounts[mount].subscribe(head.filter, (conn, stream));
         if head.retained {
             self.prime_retained(conn, stream, head.filter, Bytes::new());
         }
@@ -120,19 +122,19 @@ impl Broker {
             return Ok(());
         };
         self.build(conn);
-        self.end_stream(conn, stream, found, true);
+        self.end_stream(self.mount_of_conn(conn), conn, stream, found, true);
         self.done(conn, stream, 0, 0, true);
         Ok(())
     }
 
-    /// Undoes what a stream stood for, after it was taken out of its session.
-    pub(super) fn end_stream(&mut self, conn: ConnId, id: u32, stream: Stream, cancelled: bool) {
+    /// Undoes what a stream stood for, after it was taken out of its session in this mount.
+    pub(super) fn end_stream(&mut self, mount: usize, conn: ConnId, id: u32, stream: Stream, cancelled: bool) {
         match stream {
             Stream::Subscription(s) => {
-                self.mount.unsubscribe(&s.filter, (conn, id));
+                self.mounts[mount].unsubscribe(&s.filter, (conn, id));
                 self.let_go(conn, s.priming.map_or(0, |p| p.held_bytes));
             }
-            Stream::Responder(filter) => self.mount.responders.remove(&filter, (conn, id)),
+            Stream::Responder(filter) => self.mounts[mount].responders.remove(&filter, (conn, id)),
             Stream::Consumer(q, c, attachment) => self.detach(q, c, attachment),
             Stream::Asking(ask) => self.drop_ask(ask),
             Stream::Answering(ask) => {
@@ -144,7 +146,7 @@ impl Broker {
 
     fn end_subscription(&mut self, conn: ConnId, stream: u32) {
         if let Some(found) = self.conns.get_mut(&conn).and_then(|c| c.session.streams.remove(&stream)) {
-            self.end_stream(conn, stream, found, false);
+            self.end_stream(self.mount_of_conn(conn), conn, stream, found, false);
         }
     }
 
@@ -156,11 +158,12 @@ impl Broker {
     }
 
     fn prime_retained(&mut self, conn: ConnId, stream: u32, filter: &str, from: Bytes) {
+        let mount = self.mounts[self.mount_of_conn(conn)].id;
         let Some(subscription) = self.subscription_mut(conn, stream) else { return };
         subscription.priming.get_or_insert_default().reads += 1;
         // Only channels that begin like the filter up to its first wildcard can match.
         let literal = filter.split(['+', '#']).next().unwrap_or_default().trim_end_matches('/');
-        let prefix = retained_key(self.mount.id, literal);
+        let prefix = retained_key(mount, literal);
         let from = if from.is_empty() { prefix.clone() } else { from };
         let bytes_max = self.settings.limits.outbox_bytes_max as usize / 4;
         let request = ReadRequest::Rows { table: Table::Retained, prefix, from, rows_max: RETAINED_ROWS, bytes_max };
@@ -178,11 +181,12 @@ impl Broker {
         since: Since,
         limit: u32,
     ) -> Result<(), (Code, &'static str)> {
-        let route = self.mount.route(channel.as_str());
+        let mount = self.mount_of_conn(conn);
+        let route = self.mounts[mount].route(channel.as_str());
         let Some(q) = self.history_queue(&route) else {
             return Err((Code::NoHistory, "no queue with history captures this channel"));
         };
-        let queue = &self.mount.queues[q];
+        let queue = &self.queues[q];
         let (epoch, key, volume) = (queue.epoch.0, queue.key, queue.volume);
         let last = queue.channels.get(channel.as_str()).copied();
         let limit = if limit == 0 { HISTORY_MAX } else { limit.min(HISTORY_MAX) };
@@ -259,7 +263,7 @@ impl Broker {
         match (prime, result) {
             (Prime::History(prime), Some(ReadResult::History { mut found, left_out })) => {
                 // What was let go of may still be on disk.
-                let queue = &self.mount.queues[prime.queue];
+                let queue = &self.queues[prime.queue];
                 let gone = |lane: Priority, seq: u64| queue.lane(lane).is_none_or(|l| seq < l.head);
                 if let Some(last) = found.iter().rposition(|p| gone(p.lane, p.seq)) {
                     found.drain(..=last);
@@ -410,20 +414,20 @@ impl Broker {
     fn deliver_now(&mut self, conn: ConnId, stream: u32, flags: u8, item: LiveItem, record: &[u8]) -> bool {
         let limit = self.settings.limits.outbox_bytes_max as usize;
         let waiting = self.waiting_bytes(conn);
-        let Some(c) = self.conns.get_mut(&conn) else { return false };
-        let too_large = record.len() > c.session.peer_message_bytes_max as usize;
+        let shaped = self.shape(conn, record);
         let (paused, lost) = self.subscription_mut(conn, stream).map_or((false, 0), |s| (s.paused, s.dropped));
         // A message larger than the whole outbox still passes when nothing else waits.
-        if too_large || paused || (waiting > 0 && waiting + record.len() > limit) {
+        let fits = |shaped: &Cow<'_, [u8]>| !paused && (waiting == 0 || waiting + shaped.len() <= limit);
+        let Some(shaped) = shaped.filter(fits) else {
             self.drop_slow(conn, stream, record.len());
             return false;
-        }
+        };
         if lost > 0 {
             // The gap is told where it is: before what follows it.
             self.tell_dropped(conn);
         }
         self.counters.fanned_out += 1;
-        self.item(conn, stream, item.epoch, 0, &item.deliver(flags, record));
+        self.item(conn, stream, item.epoch, 0, &item.deliver(flags, &shaped));
         true
     }
 

@@ -1,4 +1,4 @@
-//! Where a broker is: `tcp://host:port`, `ws://host:port/ws`, `unix:///path` or a bare `host:port`.
+//! Where a broker is: `tcp://host:port`, `tls://host:port`, `ws://host:port/ws`, `wss://`, `unix:///path` or a bare `host:port`.
 
 use crate::websocket::PATH;
 use std::fmt;
@@ -7,17 +7,20 @@ use std::str::FromStr;
 
 /// Port of the broker unless one is given.
 pub const PORT_DEFAULT: u16 = 8433;
-
-/// Port of `ws://` unless one is given.
-const WS_PORT_DEFAULT: u16 = 80;
+/// Its port for TLS unless one is given.
+pub const PORT_TLS_DEFAULT: u16 = 8434;
 
 /// An address of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A host name or IP address, and a port.
     Tcp(String, u16),
+    /// The same, over TLS.
+    Tls(String, u16),
     /// WebSocket: a host name or IP address, a port, and the path.
     Ws(String, u16, String),
+    /// The same, over TLS.
+    Wss(String, u16, String),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
@@ -30,7 +33,7 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "\"{}\" is not an address: {}; write tcp://HOST:PORT, ws://HOST:PORT/ws or unix:///PATH",
+            "\"{}\" is not an address: {}; write tcp://HOST:PORT, tls://HOST:PORT, ws://HOST:PORT/ws, wss://HOST:PORT/ws or unix:///PATH",
             self.0, self.1
         )
     }
@@ -47,12 +50,19 @@ impl FromStr for Address {
             return if path.is_empty() { Err(error("the path is missing")) } else { Ok(Self::Unix(path.into())) };
         }
         let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
-        let (rest, path) = match scheme {
-            "tcp" => (rest.strip_suffix('/').unwrap_or(rest), ""),
-            "ws" => rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash)),
-            _ => return Err(error("this release speaks tcp, ws and unix only")),
+        let (default, web) = match scheme {
+            "tcp" => (PORT_DEFAULT, false),
+            "tls" => (PORT_TLS_DEFAULT, false),
+            "ws" => (80, true),
+            "wss" => (443, true),
+            _ => return Err(error("this release speaks tcp, tls, ws, wss and unix only")),
         };
-        if path.bytes().any(|b| b <= b' ' || b == b'#' || b >= 0x7f) {
+        let (rest, path) = match rest.find('/') {
+            Some(slash) if web => rest.split_at(slash),
+            _ => (rest.strip_suffix('/').unwrap_or(rest), ""),
+        };
+        // It goes into a request line as it is.
+        if path.bytes().any(|b| !b.is_ascii_graphic() || b == b'#') {
             return Err(error("the path is malformed"));
         }
         // An IPv6 address stands in brackets, so that its colons are not the port's.
@@ -71,24 +81,28 @@ impl FromStr for Address {
         }
         let port = match port {
             Some(port) => port.parse().map_err(|_| error("the port is not a number from 0 to 65535"))?,
-            None if scheme == "ws" => WS_PORT_DEFAULT,
-            None => PORT_DEFAULT,
+            None => default,
         };
-        Ok(match (scheme, path) {
-            ("ws", "" | "/") => Self::Ws(host.into(), port, PATH.into()),
-            ("ws", path) => Self::Ws(host.into(), port, path.into()),
-            _ => Self::Tcp(host.into(), port),
+        let (host, path) = (host.into(), if matches!(path, "" | "/") { PATH } else { path });
+        Ok(match scheme {
+            "tls" => Self::Tls(host, port),
+            "ws" => Self::Ws(host, port, path.into()),
+            "wss" => Self::Wss(host, port, path.into()),
+            _ => Self::Tcp(host, port),
         })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(host, port) => write!(f, "tcp://{}", authority(host, *port)),
-            Self::Ws(host, port, path) => write!(f, "ws://{}{path}", authority(host, *port)),
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
+        let (scheme, host, port, path) = match self {
+            Self::Tcp(host, port) => ("tcp", host, port, ""),
+            Self::Tls(host, port) => ("tls", host, port, ""),
+            Self::Ws(host, port, path) => ("ws", host, port, path.as_str()),
+            Self::Wss(host, port, path) => ("wss", host, port, path.as_str()),
+            Self::Unix(path) => return write!(f, "unix://{}", path.display()),
+        };
+        write!(f, "{scheme}://{}{path}", authority(host, *port))
     }
 }
 
@@ -110,10 +124,13 @@ mod tests {
             ("127.0.0.1", "tcp://127.0.0.1:8433"),
             ("[::1]:9", "tcp://[::1]:9"),
             ("tcp://[::1]", "tcp://[::1]:8433"),
+            ("tls://box", "tls://box:8434"),
+            ("tls://[::1]:1", "tls://[::1]:1"),
             ("unix:///run/tidegate.sock", "unix:///run/tidegate.sock"),
             ("ws://box", "ws://box:80/ws"),
             ("ws://box:8434/", "ws://box:8434/ws"),
             ("ws://[::1]:8434/edge/ws?x=1", "ws://[::1]:8434/edge/ws?x=1"),
+            ("wss://box/edge", "wss://box:443/edge"),
         ] {
             assert_eq!(text.parse::<Address>().expect(text).to_string(), shown);
         }
@@ -129,7 +146,7 @@ mod tests {
             "a b:1",
             "ws://",
             "ws:///ws",
-            "ws://box/a b",
+            "wss://box/a b",
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }

@@ -19,15 +19,12 @@ const SAY_EVERY_MS: u64 = 60_000;
 
 /// A bound address.
 #[derive(Debug)]
-pub struct Listener {
-    kind: Kind,
-    /// What is spoken there, as the scheme of an address.
-    scheme: &'static str,
-}
+pub struct Listener(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Tcp(Watched<TcpListener>),
+    /// With the scheme of its addresses.
+    Tcp(Watched<TcpListener>, &'static str),
     Unix(Watched<UnixListener>, PathBuf),
 }
 
@@ -37,15 +34,15 @@ impl Listener {
     /// # Errors
     /// What the kernel says.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { kind: Kind::Tcp(tcp::bind(address)?), scheme: "tcp" })
+        Self::ip(address, "tcp")
     }
 
-    /// Binds a TCP address on which HTTP is spoken; port 0 takes a free one.
+    /// As [`Listener::tcp`], for what is spoken over TCP under a scheme of its own, such as `tls`.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn http(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { kind: Kind::Tcp(tcp::bind(address)?), scheme: "http" })
+    pub fn ip(address: SocketAddr, scheme: &'static str) -> io::Result<Self> {
+        tcp::bind(address).map(|listener| Self(Kind::Tcp(listener, scheme)))
     }
 
     /// Binds a Unix socket with these permission bits; the file is removed again when the listener is dropped.
@@ -53,20 +50,23 @@ impl Listener {
     /// # Errors
     /// What the kernel says; `AddrInUse` when somebody answers there or it is no socket.
     pub fn unix(path: &Path, mode: u32) -> io::Result<Self> {
-        Ok(Self { kind: Kind::Unix(unix::bind(path, mode)?, path.into()), scheme: "unix" })
+        unix::bind(path, mode).map(|listener| Self(Kind::Unix(listener, path.into())))
     }
 
-    /// What is spoken there: `tcp`, `http` or `unix`.
+    /// The scheme of its addresses: `unix`, `tcp` or what it was bound with.
     #[must_use]
     pub const fn scheme(&self) -> &'static str {
-        self.scheme
+        match &self.0 {
+            Kind::Tcp(_, scheme) => scheme,
+            Kind::Unix(..) => "unix",
+        }
     }
 
     /// The TCP address really bound.
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
-        match &self.kind {
-            Kind::Tcp(listener) => listener.get_ref().local_addr().ok(),
+        match &self.0 {
+            Kind::Tcp(listener, _) => listener.get_ref().local_addr().ok(),
             Kind::Unix(..) => None,
         }
     }
@@ -74,8 +74,8 @@ impl Listener {
     /// The Unix socket's path.
     #[must_use]
     pub fn unix_path(&self) -> Option<&Path> {
-        match &self.kind {
-            Kind::Tcp(_) => None,
+        match &self.0 {
+            Kind::Tcp(..) => None,
             Kind::Unix(_, path) => Some(path),
         }
     }
@@ -85,8 +85,8 @@ impl Listener {
     /// # Errors
     /// What the kernel says: about this connection or about the process.
     pub async fn accept(&self) -> io::Result<(BoxStream, Peer)> {
-        match &self.kind {
-            Kind::Tcp(listener) => {
+        match &self.0 {
+            Kind::Tcp(listener, _) => {
                 let accept = |l: &TcpListener| l.accept().map(|accepted| (accepted, false));
                 let (stream, address) = poll_fn(|cx| listener.poll_with(Way::Read, cx, accept)).await?;
                 tcp::set_up(stream, address)
@@ -102,10 +102,10 @@ impl Listener {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Tcp(_) => match self.tcp_address() {
-                Some(address) => write!(f, "{}://{address}", self.scheme),
-                None => f.write_str(self.scheme),
+        match &self.0 {
+            Kind::Tcp(_, scheme) => match self.tcp_address() {
+                Some(address) => write!(f, "{scheme}://{address}"),
+                None => f.write_str(scheme),
             },
             Kind::Unix(_, path) => write!(f, "unix:{}", path.display()),
         }
@@ -114,7 +114,7 @@ impl fmt::Display for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Kind::Unix(_, path) = &self.kind {
+        if let Kind::Unix(_, path) = &self.0 {
             // Best effort: a file left behind is found stale by the next start.
             let _ = std::fs::remove_file(path);
         }

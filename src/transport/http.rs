@@ -9,7 +9,7 @@ use crate::config::HttpSettings;
 use crate::model::Mono;
 use crate::runtime::clock;
 use crate::runtime::reactor::Timer;
-use crate::session::{Peer, Via};
+use crate::session::Peer;
 use crate::websocket;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
@@ -244,21 +244,10 @@ impl Visitor {
         }
         let upgrade = websocket::check(request, self.site.protocols());
         if upgrade.answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let peer = via_http(origin::client(&request.headers, &self.visit.peer, &trusted));
+            let peer = origin::client(&request.headers, &self.visit.peer, &trusted);
             self.visit.upgrade.set(Some((peer, upgrade.protocol)));
         }
         upgrade.answer
-    }
-}
-
-/// The peer as one that came by HTTP.
-fn via_http(peer: Peer) -> Peer {
-    match peer {
-        Peer::Ip { address, via: Via::Tls | Via::Https, certificate } => {
-            Peer::Ip { address, via: Via::Https, certificate }
-        }
-        Peer::Ip { address, certificate, .. } => Peer::Ip { address, via: Via::Http, certificate },
-        unix @ Peer::Unix { .. } => unix,
     }
 }
 

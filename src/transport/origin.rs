@@ -138,7 +138,7 @@ pub(super) fn check(headers: &HeaderMap, listed: &[String], peer: &Peer, trusted
 
 fn proven(peer: &Peer, trusted: &Networks) -> bool {
     match peer {
-        Peer::Ip { via: Via::Tls | Via::Https, .. } => true,
+        Peer::Ip { via: Via::Https, .. } => true,
         Peer::Ip { address, .. } => trusted.contains(address.ip()),
         Peer::Unix { .. } => false,
     }
@@ -291,8 +291,8 @@ mod tests {
             assert_eq!(allowed(origin, host, listed, Via::Http), ok, "{origin} to {host}, {listed:?}");
         }
         // A certificate proves the name.
-        assert!(allowed("https://box.example", "box.example", none, Via::Tls));
-        assert!(!allowed("https://other.example", "box.example", none, Via::Tls));
+        assert!(allowed("https://box.example", "box.example", none, Via::Https));
+        assert!(!allowed("https://other.example", "box.example", none, Via::Https));
         let program = check(&headers(&[("host", "box")]), &[], &peer("192.0.2.1:5", Via::Http), &Networks::default());
         assert_eq!(program, Ok(()));
     }

@@ -1,6 +1,6 @@
 //! The client's half of the opening handshake (RFC 6455, section 4.1).
 
-use super::{Frames, PATH, SUBPROTOCOL};
+use super::{Frames, SUBPROTOCOL};
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use std::fmt;
 use std::io;
@@ -43,17 +43,17 @@ impl From<io::Error> for HandshakeError {
 }
 
 /// Opens a WebSocket for frames over a connected stream. `host` is the header's value, with its port unless that is the
-/// scheme's; `path` is [`PATH`] unless a proxy says otherwise. The caller bounds the time.
+/// scheme's; `path` is [`super::PATH`] unless a proxy says otherwise. The caller bounds the time.
 ///
 /// # Errors
 /// [`HandshakeError`].
 pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     host: &str,
-    path: Option<&str>,
+    path: &str,
     frame_bytes_max: u32,
 ) -> Result<Frames<S>, HandshakeError> {
-    let (key, path) = (generate_key(), path.unwrap_or(PATH));
+    let key = generate_key();
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"

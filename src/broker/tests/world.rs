@@ -3,11 +3,11 @@
 
 use crate::broker::{Broker, Effect, Event, Peer, Transmit};
 use crate::config::{QueueSettings, Settings};
-use crate::model::{Channel, ConnId, MessageId, Mono, Now, Record, Volume, Wall};
-use crate::store::{Batch, MemoryStore, Store, StoreError, perform};
+use crate::model::{Channel, ConnId, MessageId, Mono, Now, Position, Record, Volume, Wall};
+use crate::store::{Batch, MemoryStore, Op, Reader, Store, StoreError, Table, perform, schema};
 use crate::wire::{
-    self, Ack, Batch as BatchHead, Code, Consume, Contract, Credit, Decoded, DeliverItems, FrameType, Head, Hello,
-    Outcome, Publish, Start,
+    self, Ack, Batch as BatchHead, Code, Consume, Contract, Credit, Decoded, DeliverItems, ENCODING_LZ4,
+    EXTENSION_ENCODINGS, Extended, Extension, FrameType, Head, Hello, Outcome, Publish, Start,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -97,12 +97,18 @@ impl World {
 
     /// Pulls the plug: what was committed stays, all else is gone; the broker starts anew on it.
     pub(super) fn restart(&mut self) {
-        let settings = Arc::new(self.broker.settings().clone());
+        let settings = self.broker.settings().clone();
+        self.restart_with(settings);
+    }
+
+    /// As [`World::restart`], with other settings.
+    pub(super) fn restart_with(&mut self, settings: Settings) {
         self.clients.clear();
         self.held.clear();
         self.hold_commits = false;
         self.memory = MemoryStore::new();
-        self.broker = Broker::new(self.now, settings, &*self.disk.reader(), 8).expect("what was written loads");
+        self.broker =
+            Broker::new(self.now, Arc::new(settings), &*self.disk.reader(), 8).expect("what was written loads");
         self.settle();
     }
 
@@ -232,6 +238,74 @@ impl World {
         self.send(conn, 0, &hello, &[]);
         assert_eq!(self.expect(conn).kind, FrameType::Welcome);
         conn
+    }
+
+    /// A client that takes compressed payloads.
+    pub(super) fn connect_lz4(&mut self, message_bytes_max: u32) -> ConnId {
+        let conn = self.connect_raw(true);
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            client: "new",
+            heartbeat_ms: 3_600_000,
+            frame_bytes_max: 1 << 16,
+            message_bytes_max,
+        };
+        let extensions = &[Extension { tag: EXTENSION_ENCODINGS, value: &[9, ENCODING_LZ4] }];
+        let mut out = vec![0; 256];
+        let len = wire::encode_extended(&mut out, 0, 0, 0, &Extended { head: hello, extensions }, &[]).expect("fits");
+        self.clients.get_mut(&conn).expect("connected").sequence = 1;
+        self.send_bytes(conn, &out[..len]);
+        assert_eq!(self.expect(conn).kind, FrameType::Welcome);
+        conn
+    }
+
+    /// A session of somebody of this tenant who is no administrator.
+    pub(super) fn connect_to(&mut self, tenant: &str) -> ConnId {
+        let conn = self.greet(tenant);
+        assert_eq!(self.expect(conn).kind, FrameType::Welcome, "of {tenant:?}");
+        conn
+    }
+
+    /// Why nobody of this tenant may come in.
+    pub(super) fn refused(&mut self, tenant: &str) -> Code {
+        let conn = self.greet(tenant);
+        let code = self.expect_error(conn);
+        assert!(self.is_closed(conn));
+        code
+    }
+
+    fn greet(&mut self, tenant: &str) -> ConnId {
+        let conn = self.connect_raw(false);
+        let c = self.broker.conns.get_mut(&conn).expect("connected");
+        c.session.principal.tenant = tenant.into();
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            client: "test",
+            heartbeat_ms: 3_600_000,
+            frame_bytes_max: 1 << 16,
+            message_bytes_max: 1 << 20,
+        };
+        self.send(conn, 0, &hello, &[]);
+        conn
+    }
+
+    /// Makes a session that of an administrator.
+    pub(super) fn administers(&mut self, conn: ConnId) {
+        self.broker.conns.get_mut(&conn).expect("connected").session.principal.admin = true;
+    }
+
+    /// What the disk holds.
+    pub(super) fn disk(&self) -> Box<dyn Reader> {
+        self.disk.reader()
+    }
+
+    /// Commits this behind the broker's back; the broker is to be started anew after it.
+    pub(super) fn commit_beside(&mut self, op: Op) {
+        let row = self.disk.reader().get(Table::Meta, schema::META_APPLIED).expect("reads").expect("was written");
+        let position = Position(u64::from_be_bytes(row[..].try_into().expect("eight bytes")) + 1);
+        self.disk.commit(&[Batch { position, ops: vec![op] }]).expect("commits");
     }
 
     pub(super) fn disconnect(&mut self, conn: ConnId) {
@@ -426,6 +500,21 @@ impl World {
             }
         }
         all
+    }
+
+    /// The texts of the messages before the one ok that ends them.
+    pub(super) fn texts_until_ok(&mut self, conn: ConnId) -> Vec<String> {
+        let mut frames = self.frames(conn);
+        assert_eq!(frames.pop().map(|f| f.kind), Some(FrameType::Ok));
+        assert!(frames.iter().all(|f| f.kind == FrameType::Deliver), "{frames:?}");
+        let texts = |f: &Seen| {
+            let head = f.get::<wire::Deliver>();
+            let items = DeliverItems::parse(&f.payload, head.count, head.total).expect("well-formed");
+            items
+                .map(|i| String::from_utf8_lossy(Record::decode(i.record).expect("a record").payload).into_owned())
+                .collect::<Vec<_>>()
+        };
+        frames.iter().flat_map(texts).collect()
     }
 
     pub(super) fn texts(&mut self, conn: ConnId) -> Vec<String> {
