@@ -346,6 +346,20 @@ impl Broker {
         }
     }
 
+    /// Whether it takes messages.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn health(&self) -> Result<(), &'static str> {
+        if self.stopping.is_some() || self.stopped {
+            Err("the broker is stopping")
+        } else if self.health.is_failed() {
+            Err("the store failed and is being opened again")
+        } else {
+            Ok(())
+        }
+    }
+
     /// All connections in the order they came: what is done to each must not hang on the order of a hash.
     fn conns_in_order(&self) -> Vec<ConnId> {
         let mut all: Vec<ConnId> = self.conns.keys().copied().collect();
