@@ -3,18 +3,20 @@
 pub mod native;
 
 use crate::wire::{
-    Ack, BatchItems, Cancel, Code, Consume, Contract, Credit, FilterItems, Hello, History, Nack, Request as Ask,
-    Response, Subscribe,
+    Ack, Auth, BatchItems, Cancel, Code, Consume, Contract, Credit, FilterItems, Hello, History, Nack, Reauth,
+    Request as Ask, Response, Subscribe,
 };
 use std::borrow::Cow;
 
 /// What a client asks of the broker, whatever dialect it speaks.
 #[derive(Clone, Debug)]
 pub enum Request<'a> {
-    /// Open the session.
-    Hello(Hello<'a>),
-    /// Credentials of a method this release does not have.
-    Auth,
+    /// Open the session; the methods to log in that the client has, if it says.
+    Hello(Hello<'a>, Option<&'a [u8]>),
+    /// Credentials, to open the session.
+    Auth(Auth<'a>),
+    /// Credentials of an open session, renewed.
+    Reauth(Reauth<'a>),
     /// Publish records with consecutive numbers.
     Publish {
         /// Stream whose order they belong to.

@@ -2,9 +2,9 @@
 
 use super::{Fault, Records, Request};
 use crate::wire::{
-    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, FLAG_CONT, FLAG_MORE, FilterItems, Frame,
-    FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth, Request as Ask, Response,
-    Resume, Subscribe, Unsubscribe, WireError,
+    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, EXTENSION_AUTH_METHODS, FLAG_CONT, FLAG_MORE,
+    FilterItems, Frame, FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth,
+    Request as Ask, Response, Resume, Subscribe, Unsubscribe, WireError,
 };
 use std::collections::HashMap;
 
@@ -155,15 +155,16 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
     Ok(match kind {
         FrameType::Hello => {
             bare()?;
-            Request::Hello(frame.head::<Hello<'_>>()?)
+            let (head, extensions) = frame.head_with_extensions::<Hello<'_>>()?;
+            Request::Hello(head, extensions.get(EXTENSION_AUTH_METHODS))
         }
         FrameType::Auth => {
-            frame.head::<Auth<'_>>()?;
-            Request::Auth
+            bare()?;
+            Request::Auth(frame.head::<Auth<'_>>()?)
         }
         FrameType::Reauth => {
-            frame.head::<Reauth<'_>>()?;
-            Request::Auth
+            bare()?;
+            Request::Reauth(frame.head::<Reauth<'_>>()?)
         }
         FrameType::Publish => {
             let head: Publish = frame.head()?;

@@ -146,9 +146,9 @@ heads! {
         /// The broker's clock, milliseconds since 1970, for boxes without one.
         time_ms: u64,
     }
-    /// Credentials.
+    /// Credentials, or from the broker a challenge.
     Auth<'a>: Auth {
-        /// Method: 0 is none.
+        /// One of [`super::auth_method`].
         method: u8,
         /// Bytes of the method.
         data: &'a [u8],
@@ -437,7 +437,7 @@ impl<'a> DeliverItem<'a> {
 /// One extension behind a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension<'a> {
-    /// Which; none is assigned in version 1. A tag appears at most once in a head.
+    /// Which: version 1 assigns 1 behind hello ([`super::EXTENSION_AUTH_METHODS`]). A tag appears at most once in a head.
     pub tag: u32,
     /// Its bytes.
     pub value: &'a [u8],
