@@ -15,7 +15,9 @@ mod delayed;
 mod entries;
 
 mod event;
+mod failures;
 mod load;
+mod login;
 mod mount;
 mod publish;
 mod request;
@@ -36,6 +38,7 @@ use crate::store::{Op, Reader, StoreError, Table, schema};
 use commit::VolumeState;
 use conn::Conn;
 use hashbrown::HashMap;
+use login::Logins;
 use mount::Mount;
 use request::Ask;
 use std::collections::VecDeque;
@@ -57,6 +60,7 @@ pub struct Broker {
     health: Health,
     reads: HashMap<u64, Waiting>,
     asks: HashMap<u64, Ask>,
+    logins: Logins,
     /// Consumers to look at before the broker rests: queue and consumer index.
     pumps: Vec<(usize, usize)>,
     timers: Due<Timer>,
@@ -88,6 +92,8 @@ enum Timer {
     Housekeeping,
     /// A request's deadline.
     Ask(u64),
+    /// The next session's credentials end, or are about to.
+    Expiry,
     /// The last moment of a stop.
     Stop,
 }
@@ -131,6 +137,7 @@ impl Broker {
             health: Health::default(),
             reads: HashMap::new(),
             asks: HashMap::new(),
+            logins: Logins::default(),
             pumps: Vec::new(),
             timers: Due::default(),
             effects: VecDeque::new(),
@@ -154,7 +161,8 @@ impl Broker {
     pub fn handle(&mut self, now: Now, event: Event<'_>) {
         self.advance(now);
         match event {
-            Event::Opened { conn, peer } => self.handle_opened(conn, peer),
+            Event::Opened { conn, peer, nonce } => self.handle_opened(conn, peer, nonce),
+            Event::Authenticated { conn, outcome } => self.handle_authenticated(conn, outcome),
             Event::Received { conn, bytes } => self.handle_received(conn, bytes),
             Event::Closed { conn } => self.handle_closed(conn),
             Event::Committed { volume, done } => self.handle_committed(volume, &done),
@@ -259,6 +267,7 @@ impl Broker {
                 Timer::Delayed(queue) => self.read_delayed(queue),
                 Timer::Housekeeping => self.housekeeping(),
                 Timer::Ask(id) => self.end_ask(id, crate::wire::Code::DeadlineExceeded),
+                Timer::Expiry => self.check_expiries(),
                 Timer::Stop => self.stopped = true,
             }
         }
@@ -317,6 +326,8 @@ impl Broker {
         }
         let gone = self.mount.dedupe.expire(self.now.wall);
         self.forget_ids(&gone);
+        // The wall clock may have been set since the timer was.
+        self.check_expiries();
         if self.now.wall.ms_since(self.disk.clock) >= 60_000 && self.disk.has_dirty_rows() {
             self.disk.clock_due = true;
         }

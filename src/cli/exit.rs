@@ -109,6 +109,7 @@ impl From<ServeError> for CliError {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::Store(error) => error.into(),
+            ServeError::Door(_) => Self::new(Exit::Config, error.to_string()),
             other => Self::failure(other.to_string()),
         }
     }

@@ -1,5 +1,6 @@
 //! The run loop's centre: carries the machine's effects out, brings it what other threads say, keeps its one timer.
 
+use super::door::Door;
 use super::inbox::{Inbox, Notice};
 use super::machine::Machine;
 use super::reload;
@@ -62,6 +63,7 @@ pub(super) struct Conductor<M: Machine> {
     committer: Box<dyn Commit>,
     memory: Memory,
     worker: Worker,
+    door: Door,
     reload: Option<Reload>,
     /// Accepting ends when these are dropped.
     acceptors: Vec<Task<()>>,
@@ -84,6 +86,7 @@ pub(super) struct Parts<M: Machine> {
     pub(super) committer: Box<dyn Commit>,
     pub(super) memory: Memory,
     pub(super) worker: Worker,
+    pub(super) door: Door,
     pub(super) reload: Option<Reload>,
     pub(super) acceptors: Vec<Task<()>>,
 }
@@ -98,7 +101,7 @@ pub(super) struct Ended {
 
 impl<M: Machine> Conductor<M> {
     pub(super) fn new(parts: Parts<M>) -> Self {
-        let Parts { shared, inbox, committer, memory, worker, reload, acceptors } = parts;
+        let Parts { shared, inbox, committer, memory, worker, door, reload, acceptors } = parts;
         let next_space = shared.now().mono.plus_ms(SPACE_EVERY_MS);
         Self {
             shared,
@@ -107,6 +110,7 @@ impl<M: Machine> Conductor<M> {
             committer,
             memory,
             worker,
+            door,
             reload,
             acceptors,
             timer: Timer::never(),
@@ -184,6 +188,7 @@ impl<M: Machine> Conductor<M> {
                 self.worker.send(Job::Reader(Some(reader)));
             }
             Notice::Read { token, result } => self.handle(Event::Read { token, result }),
+            Notice::Authenticated { conn, outcome } => self.handle(Event::Authenticated { conn, outcome }),
             Notice::Space { free_bytes } => self.handle(Event::Disk { free_bytes }),
             Notice::Stop if self.end_by.is_some() => {
                 log::warn!("asked to stop twice: ending at once");
@@ -199,7 +204,9 @@ impl<M: Machine> Conductor<M> {
             Notice::Reload => {
                 let running = self.shared.machine.borrow().settings().clone();
                 if let Some(settings) = self.reload.as_mut().and_then(|load| reload::reload(&running, load)) {
-                    self.handle(Event::Reload { settings: Arc::new(settings) });
+                    let settings = Arc::new(settings);
+                    self.door.reload(Arc::clone(&settings));
+                    self.handle(Event::Reload { settings });
                 }
             }
         }
@@ -222,6 +229,7 @@ impl<M: Machine> Conductor<M> {
                     self.handle(Event::Read { token, result });
                 }
                 Effect::Wake { conn } => self.shared.wake(conn),
+                Effect::Authenticate { conn, attempt } => self.door.check(conn, self.shared.now(), attempt),
                 Effect::Reserve { present } => {
                     let bytes = self.shared.machine.borrow().settings().store.reserve_bytes;
                     self.worker.send(Job::Reserve(present.then_some(bytes)));

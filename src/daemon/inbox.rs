@@ -1,5 +1,7 @@
 //! What other threads and the signals tell the run loop. Bounded by what the loop has asked for and by signals.
 
+use crate::model::ConnId;
+use crate::session::{Denied, Principal};
 use crate::store::{CommitEvent, ReadResult, StoreError};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +16,10 @@ pub(super) enum Notice {
     },
     Space {
         free_bytes: u64,
+    },
+    Authenticated {
+        conn: ConnId,
+        outcome: Result<Principal, Denied>,
     },
     /// Once: stop in order. Twice: stop now.
     Stop,

@@ -6,6 +6,7 @@
 
 mod conductor;
 mod connection;
+mod door;
 mod folder;
 mod inbox;
 mod machine;
@@ -18,9 +19,10 @@ pub mod testing;
 mod tests;
 mod worker;
 
+pub use door::{Authenticate, LoadDoor};
 pub use folder::{READY_FILE, Ready, pick as pick_folder};
 pub use machine::Machine;
-pub use start::serve;
+pub use start::{door, serve};
 
 use crate::broker::{Event, Peer};
 use crate::config::{Listen, Settings};
@@ -28,11 +30,13 @@ use crate::model::{Mono, Now, Wall};
 use crate::runtime::signals::{Asked, Listening};
 use crate::runtime::{clock, disk, entropy, limits, reactor};
 use crate::schedule::SteadyWall;
+use crate::session::NONCE_BYTES;
 use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, Table, schema};
 use crate::transport::{BoxStream, Listener, accept_forever};
 use crate::wire::{self, Code, ErrorHead, FrameType};
 use conductor::{Conductor, Memory, Parts};
 use connection::Connection;
+use door::Door;
 use folder::ReadyFile;
 use inbox::{Inbox, Notice};
 use shared::Shared;
@@ -69,6 +73,8 @@ pub struct Options {
     pub reload: Option<Reload>,
     /// Whether to hear TERM, INT and HUP.
     pub signals: bool,
+    /// Reads who may come in.
+    pub door: LoadDoor,
 }
 
 /// The committer as the loop sees it.
@@ -105,6 +111,8 @@ pub enum ServeError {
     Listen(String, io::Error),
     /// The settings name no address.
     NoAddress,
+    /// Who may come in cannot be read: why.
+    Door(String),
     /// The system refused something else: what, and why.
     System(&'static str, io::Error),
 }
@@ -119,6 +127,7 @@ impl fmt::Display for ServeError {
             Self::Store(error) => error.fmt(f),
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::NoAddress => f.write_str("no address to listen on: set `listen.tcp` or `listen.unix`"),
+            Self::Door(why) => write!(f, "who may come in cannot be read: {why}"),
             Self::System(what, error) => write!(f, "{what}: {error}"),
         }
     }
@@ -154,7 +163,7 @@ pub fn serve_with<M: Machine + 'static>(
     build: impl FnOnce(Now, Arc<Settings>, &dyn Reader, u64) -> Result<M, StoreError>,
     ready: impl FnOnce(&Ready, Stopper),
 ) -> Result<(), ServeError> {
-    let Options { mut settings, reload, signals } = options;
+    let Options { mut settings, reload, signals, door } = options;
     let files_max = limits::raise_open_files();
     if files_max.is_some_and(|max| max < u64::from(settings.limits.connections_max) + 64) {
         log::warn!(
@@ -205,6 +214,8 @@ pub fn serve_with<M: Machine + 'static>(
     let worker = Worker::spawn(folder.clone(), stores.reader, inbox.clone())
         .map_err(|error| ServeError::System("the reader thread cannot start", error))?;
 
+    let door = Door::spawn(Arc::clone(&settings), door, inbox.clone()).map_err(ServeError::Door)?;
+
     let executor = Rc::new(LocalExecutor::new());
     let acceptors = listeners
         .into_iter()
@@ -226,6 +237,7 @@ pub fn serve_with<M: Machine + 'static>(
         committer: stores.committer,
         memory: Memory::new(stores.memory),
         worker,
+        door,
         reload,
         acceptors,
     };
@@ -301,9 +313,14 @@ fn admission<M: Machine + 'static>(
             turn_away(stream);
             return;
         }
+        let mut nonce = [0; NONCE_BYTES];
+        if let Err(error) = entropy::fill(&mut nonce) {
+            log::error!("a connection was refused, the kernel has no randomness for its challenge: {error}");
+            return;
+        }
         let conn = shared.number();
         log::debug!("connection {} from {peer:?}", conn.0);
-        shared.handle(Event::Opened { conn, peer });
+        shared.handle(Event::Opened { conn, peer, nonce });
         executor.spawn(Connection::new(Rc::clone(&shared), conn, stream)).detach();
     }
 }

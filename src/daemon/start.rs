@@ -1,9 +1,11 @@
 //! `serve`: the broker on a store in a folder.
 
-use super::{Commit, Notify, Options, Ready, ServeError, Stopper, Stores, serve_with};
+use super::{Authenticate, Commit, LoadDoor, Notify, Options, Ready, ServeError, Stopper, Stores, serve_with};
 use crate::broker::Broker;
 use crate::config::Settings;
+use crate::model::Wall;
 use crate::runtime::{clock, entropy};
+use crate::session::{Attempt, Denied, Principal};
 use crate::store::{Batch, Committer, MemoryStore, OpenOptions, Store, StoreError, open};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,26 @@ use std::path::{Path, PathBuf};
 /// [`ServeError`] when it cannot start, or when its store breaks for good.
 pub fn serve(options: Options, ready: impl FnOnce(&Ready, Stopper)) -> Result<(), ServeError> {
     serve_with(options, open_stores, Broker::new, ready)
+}
+
+/// Who may come in, as the settings say.
+#[must_use]
+pub fn door() -> LoadDoor {
+    Box::new(|settings| {
+        if settings.auth.identities.is_some() || !settings.issuers.is_empty() {
+            return Err("auth.identities and issuers are of a later release".into());
+        }
+        Ok(Box::new(Closed))
+    })
+}
+
+/// Nobody has anything to show.
+struct Closed;
+
+impl Authenticate for Closed {
+    fn check(&self, _: Wall, _: Attempt) -> Result<Principal, Denied> {
+        Err(Denied { reason: "no-credentials", detail: "no credentials are configured".into() })
+    }
 }
 
 /// Opens the durable store of a folder and an empty one in memory.

@@ -1,6 +1,6 @@
 //! A daemon in this process on a thread of its own, for tests.
 
-use super::{Machine, Notify, Options, Ready, Reload, ServeError, Stopper, Stores, serve_with};
+use super::{LoadDoor, Machine, Notify, Options, Ready, Reload, ServeError, Stopper, Stores, serve_with};
 use crate::config::Settings;
 use crate::model::Now;
 use crate::store::{Reader, StoreError};
@@ -89,6 +89,14 @@ pub fn spawn(settings: Settings) -> Result<Running, ServeError> {
     spawn_with(settings, None, super::start::open_stores, crate::broker::Broker::new)
 }
 
+/// Starts the broker on a store in the settings' folder, with a door of the caller's; returns when it listens.
+///
+/// # Errors
+/// What it could not start with.
+pub fn spawn_behind(settings: Settings, door: LoadDoor) -> Result<Running, ServeError> {
+    spawn_all(settings, None, door, super::start::open_stores, crate::broker::Broker::new)
+}
+
 /// Starts any machine on any stores; returns when it listens.
 ///
 /// # Errors
@@ -96,17 +104,27 @@ pub fn spawn(settings: Settings) -> Result<Running, ServeError> {
 ///
 /// # Panics
 /// When the thread cannot be started, or panicked before it listened.
-#[expect(clippy::disallowed_methods, reason = "tests need a daemon beside them")]
 pub fn spawn_with<M: Machine + 'static>(
     settings: Settings,
     reload: Option<Box<dyn FnMut() -> Result<Settings, String> + Send>>,
     open: impl FnOnce(&Path, &Settings, Notify) -> Result<Stores, StoreError> + Send + 'static,
     build: impl FnOnce(Now, Arc<Settings>, &dyn Reader, u64) -> Result<M, StoreError> + Send + 'static,
 ) -> Result<Running, ServeError> {
+    spawn_all(settings, reload, super::start::door(), open, build)
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests need a daemon beside them")]
+fn spawn_all<M: Machine + 'static>(
+    settings: Settings,
+    reload: Option<Box<dyn FnMut() -> Result<Settings, String> + Send>>,
+    door: LoadDoor,
+    open: impl FnOnce(&Path, &Settings, Notify) -> Result<Stores, StoreError> + Send + 'static,
+    build: impl FnOnce(Now, Arc<Settings>, &dyn Reader, u64) -> Result<M, StoreError> + Send + 'static,
+) -> Result<Running, ServeError> {
     let (tell, told): (Sender<(Ready, Stopper)>, _) = channel();
     let body = move || {
         let reload = reload.map(|load| -> Reload { load });
-        let options = Options { settings, reload, signals: false };
+        let options = Options { settings, reload, signals: false, door };
         // The other end waits for this or for our end.
         serve_with(options, open, build, move |ready, stopper| drop(tell.send((ready.clone(), stopper))))
     };

@@ -4,6 +4,7 @@ mod clocks;
 mod consuming;
 mod crash;
 mod live;
+mod login;
 mod publishing;
 mod review;
 mod simulated;

@@ -4,6 +4,7 @@
 use crate::broker::{Broker, Effect, Event, Peer, Transmit};
 use crate::config::{QueueSettings, Settings};
 use crate::model::{Channel, ConnId, MessageId, Mono, Now, Record, Volume, Wall};
+use crate::session::{Attempt, NONCE_BYTES};
 use crate::store::{Batch, MemoryStore, Store, StoreError, perform};
 use crate::wire::{
     self, Ack, Batch as BatchHead, Code, Consume, Contract, Credit, Decoded, DeliverItems, FrameType, Head, Hello,
@@ -11,6 +12,16 @@ use crate::wire::{
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+/// What a client says first.
+pub(super) const HELLO: Hello<'_> = Hello {
+    version_min: 1,
+    version_max: 1,
+    client: "test",
+    heartbeat_ms: 3_600_000,
+    frame_bytes_max: 1 << 16,
+    message_bytes_max: 1 << 20,
+};
 
 pub(super) struct World {
     pub(super) broker: Broker,
@@ -27,6 +38,8 @@ pub(super) struct World {
     /// The power went in the middle of a commit: nothing happens any more.
     pub(super) dead: bool,
     pub(super) reserve: Vec<bool>,
+    /// Credentials that wait for an answer of the test.
+    pub(super) asked: VecDeque<(ConnId, Attempt)>,
 }
 
 #[derive(Default)]
@@ -90,6 +103,7 @@ impl World {
             stopped: false,
             dead: false,
             reserve: Vec::new(),
+            asked: VecDeque::new(),
         };
         world.settle();
         world
@@ -163,6 +177,7 @@ impl World {
                     self.broker.handle(self.now, Event::Read { token, result });
                 }
                 Effect::Wake { conn } => self.transmit(conn),
+                Effect::Authenticate { conn, attempt } => self.asked.push_back((conn, attempt)),
                 Effect::Reserve { present } => self.reserve.push(present),
                 Effect::Stopped => self.stopped = true,
             }
@@ -207,11 +222,15 @@ impl World {
 
     /// A connection that has not said hello.
     pub(super) fn connect_raw(&mut self, admin: bool) -> ConnId {
+        self.connect_from(Peer::Unix { uid: 0, pid: 0, admin })
+    }
+
+    /// A connection of this peer that has not said hello. Its challenge is its number, over and over.
+    pub(super) fn connect_from(&mut self, peer: Peer) -> ConnId {
         self.next += 1;
         let conn = ConnId(self.next);
         self.clients.insert(conn, Client { reads: true, ..Client::default() });
-        let peer = Peer::Unix { uid: 0, pid: 0, admin };
-        self.event(Event::Opened { conn, peer });
+        self.event(Event::Opened { conn, peer, nonce: [self.next as u8; NONCE_BYTES] });
         conn
     }
 
@@ -221,15 +240,7 @@ impl World {
 
     pub(super) fn connect_as(&mut self, admin: bool, message_bytes_max: u32) -> ConnId {
         let conn = self.connect_raw(admin);
-        let hello = Hello {
-            version_min: 1,
-            version_max: 1,
-            client: "test",
-            heartbeat_ms: 3_600_000,
-            frame_bytes_max: 1 << 16,
-            message_bytes_max,
-        };
-        self.send(conn, 0, &hello, &[]);
+        self.send(conn, 0, &Hello { message_bytes_max, ..HELLO }, &[]);
         assert_eq!(self.expect(conn).kind, FrameType::Welcome);
         conn
     }
@@ -264,6 +275,13 @@ impl World {
         client.sequence += 1;
         out.truncate(n);
         out
+    }
+
+    /// The number of this client's next frame, which the caller encodes.
+    pub(super) fn skip_sequence(&mut self, conn: ConnId) -> u32 {
+        let client = self.clients.get_mut(&conn).expect("connected");
+        client.sequence += 1;
+        client.sequence - 1
     }
 
     pub(super) fn send<'a, H: Head<'a>>(&mut self, conn: ConnId, stream: u32, head: &H, payload: &[u8]) {
