@@ -463,7 +463,7 @@ fn special() -> Vec<Case> {
     add("bad-record-priority", publish(&forged_record(b"a", 0, 10, 0, &[])), Refused(Code::BadRecord), "priority 10");
     add(
         "bad-record-flags",
-        publish(&forged_record(b"a", 2, 0, 0, &[])),
+        publish(&forged_record(b"a", 4, 0, 0, &[])),
         Refused(Code::BadRecord),
         "unknown record flag",
     );

@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::fmt::Debug;
 use tidegate::model::limits::{CHUNK_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX, HEAD_BYTES_MAX, HEADER_BYTES};
-use tidegate::model::{Channel, Encoding, Filter, MessageId, Priority, Properties, Property, Record};
+use tidegate::model::{Channel, Encoding, Filter, MessageId, Priority, Properties, Property, Record, is_compressed};
 use tidegate::wire::{
     Ack, AnyHead, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Contract, Credit, Decoded, Deliver,
     DeliverItem, DeliverItems, Done, Dropped, ErrorHead, Extended, Extension, FilterItems, Frame, FrameType, Goaway,
@@ -308,7 +308,7 @@ proptest! {
 
     #[test]
     fn every_record_survives_and_its_damage_does_not_panic(
-        id: [u8; 16], levels in vec("[^/+#\0]{0,7}", 1..20), priority in 0..=9u8, retain: bool, time in number(),
+        id: [u8; 16], levels in vec("[^/+#\0]{0,7}", 1..20), priority in 0..=9u8, (retain, compressed) in any::<(bool, bool)>(), time in number(),
         ttl in number(), delay in number(), encoding in 0..5usize, pairs in properties(), payload in vec(any::<u8>(), 0..300),
         cut: prop::sample::Index, damage: (prop::sample::Index, u8),
     ) {
@@ -325,6 +325,7 @@ proptest! {
             channel,
             priority: Priority::new(priority).expect("in range"),
             retain,
+            compressed,
             time_ms: time,
             ttl_ms: ttl as u32,
             delay_ms: delay as u32,
@@ -335,6 +336,8 @@ proptest! {
         let mut bytes = Vec::new();
         record.encode_to(&mut bytes);
         prop_assert!(bytes.len() <= record.encoded_len_max());
+        prop_assert_eq!(bytes.len(), record.encoded_len());
+        prop_assert_eq!(is_compressed(&bytes), compressed);
         prop_assert_eq!(Record::decode(&bytes), Ok(record));
         let read: Vec<(u32, Vec<u8>)> = record.properties.iter().map(|p| (p.tag, p.value.to_vec())).collect();
         prop_assert_eq!(read, pairs);

@@ -46,24 +46,22 @@ impl Broker {
                 "only the broker's own user or root, over the Unix socket, may administer it",
             ));
         }
+        let mount = self.mount_of_conn(conn);
         let answer = match channel {
             admin::QUEUE_PURGE | admin::QUEUE_REPLAY | admin::CONSUMER_DELETE if self.health.is_failed() => {
                 Err((Code::StorageFailed, "the store failed: nothing can be changed until it is open again".to_owned()))
             }
-            admin::STATUS => Ok(Some(json(&self.status()))),
-            admin::QUEUES => {
-                let all: Vec<_> = (0..self.mount.queues.len()).map(|q| self.queue_status(q)).collect();
-                Ok(Some(json(&all)))
-            }
+            admin::STATUS => Ok(Some(json(&self.status(mount)))),
+            admin::QUEUES => Ok(Some(json(&self.queue_statuses(mount)))),
             admin::QUEUE_SHOW => query::<QueueQuery>(body)
-                .and_then(|ask| self.named(&ask.name))
+                .and_then(|ask| self.named(mount, &ask.name))
                 .map(|q| Some(json(&self.queue_status(q)))),
-            admin::QUEUE_PEEK => query(body).and_then(|ask| self.begin_peek(conn, stream, &ask)),
+            admin::QUEUE_PEEK => query(body).and_then(|ask| self.begin_peek(conn, stream, mount, &ask)),
             admin::QUEUE_PURGE => query::<QueueQuery>(body)
-                .and_then(|ask| self.named(&ask.name))
+                .and_then(|ask| self.named(mount, &ask.name))
                 .map(|q| Some(json(&Count { count: self.purge(q) }))),
-            admin::QUEUE_REPLAY => query(body).and_then(|ask| self.begin_replay(conn, stream, &ask)),
-            admin::CONSUMER_DELETE => query(body).and_then(|ask| self.remove_consumer(&ask)).map(Some),
+            admin::QUEUE_REPLAY => query(body).and_then(|ask| self.begin_replay(conn, stream, mount, &ask)),
+            admin::CONSUMER_DELETE => query(body).and_then(|ask| self.remove_consumer(mount, &ask)).map(Some),
             _ => Err((Code::NoResponder, format!("there is no request {channel:?}"))),
         };
         match answer {
@@ -74,37 +72,61 @@ impl Broker {
         Ok(())
     }
 
-    fn named(&mut self, name: &str) -> Result<usize, Refused> {
-        self.named_queue(name).ok_or_else(|| (Code::UnknownQueue, format!("there is no queue {name:?}")))
+    /// The queue an administrator names. Who belongs to no tenant administers them all and names a tenant's queue
+    /// `tenant/queue` or `$dead/tenant/queue`; a tenant's own sees nothing else.
+    fn named(&mut self, mount: usize, name: &str) -> Result<usize, Refused> {
+        let found = match (mount, split_tenant(name)) {
+            (0, Some((tenant, its))) => {
+                self.mounts.iter().position(|m| !tenant.is_empty() && *m.tenant == *tenant).map(|mount| (mount, its))
+            }
+            _ => Some((mount, name.to_owned())),
+        };
+        let found = found.and_then(|(mount, its)| self.named_queue(mount, &its));
+        found.ok_or_else(|| (Code::UnknownQueue, format!("there is no queue {name:?}")))
     }
 
-    fn status(&self) -> Status {
+    /// The queues that an administrator in this mount sees.
+    fn queue_statuses(&self, mount: usize) -> Vec<QueueStatus> {
+        match mount {
+            0 => (0..self.queues.len()).map(|q| self.queue_status(q)).collect(),
+            _ => self.mounts[mount].queues.iter().map(|&q| self.queue_status(q)).collect(),
+        }
+    }
+
+    fn status(&self, mount: usize) -> Status {
+        // What a tenant's administrator sees tells nothing of others.
+        let whole = mount == 0;
         let mut counters = BTreeMap::new();
-        self.counters.visit(&mut |name, value| {
-            counters.insert(name, value);
-        });
+        if whole {
+            self.counters.visit(&mut |name, value| {
+                counters.insert(name, value);
+            });
+        }
+        let data = self.settings.data.as_ref().filter(|_| whole);
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             name: self.settings.name.clone(),
             // The process and its folder are the edge's to know.
             pid: 0,
             uptime_ms: self.uptime_ms(),
-            data: self.settings.data.as_ref().map(|d| d.display().to_string()).unwrap_or_default(),
+            data: data.map(|d| d.display().to_string()).unwrap_or_default(),
             state: self.health.state(),
-            free_bytes: self.health.free_bytes,
-            file_bytes: self.health.file_bytes,
-            connections: self.conns.len() as u64,
+            free_bytes: if whole { self.health.free_bytes } else { 0 },
+            file_bytes: if whole { self.health.file_bytes } else { 0 },
+            connections: if whole { self.conns.len() as u64 } else { u64::from(self.mounts[mount].connections) },
             counters,
-            queues: (0..self.mount.queues.len()).map(|q| self.queue_status(q)).collect(),
+            queues: self.queue_statuses(mount),
         }
     }
 
     fn queue_status(&self, index: usize) -> QueueStatus {
-        let q = &self.mount.queues[index];
+        let q = &self.queues[index];
         let s = &q.settings;
-        let dead = self.mount.queue(&format!("{DEAD}{}", s.name));
+        let mount = &self.mounts[self.mount_of_queue(index)];
+        let dead = mount.queue(&self.queues, &format!("{DEAD}{}", s.name));
         QueueStatus {
             name: s.name.clone(),
+            tenant: mount.tenant.to_string(),
             epoch: q.epoch.to_string(),
             storage: match s.storage {
                 Storage::Disk => "disk",
@@ -130,15 +152,15 @@ impl Broker {
             oldest_ms: q.oldest().map_or(0, |w| w.0),
             lanes: q.lanes().map(|l| LaneStatus { lane: l.priority.get(), head: l.head, next: l.next }).collect(),
             delayed: q.delayed.messages,
-            dead: dead.map_or(0, |d| self.mount.queues[d].messages()),
+            dead: dead.map_or(0, |d| self.queues[d].messages()),
             consumers: consumers(q),
         }
     }
 
     /// Deletes a consumer that nobody is attached to.
     pub(super) fn delete_consumer(&mut self, queue: usize, consumer: usize) {
-        let Some(c) = self.mount.queues[queue].consumers[consumer].take() else { return };
-        let (key, volume) = (self.mount.queues[queue].key, self.mount.queues[queue].volume);
+        let Some(c) = self.queues[queue].consumers[consumer].take() else { return };
+        let (key, volume) = (self.queues[queue].key, self.queues[queue].volume);
         // Another may take its place in the list: what was read for this one says nothing to that.
         self.reads.retain(|_, waiting| {
             !matches!(waiting, super::Waiting::Page(q, c, _) | super::Waiting::Fetch(q, c, ..) if (*q, *c) == (queue, consumer))
@@ -152,7 +174,7 @@ impl Broker {
     }
 
     fn purge(&mut self, queue: usize) -> u64 {
-        let q = &mut self.mount.queues[queue];
+        let q = &mut self.queues[queue];
         let mut freed = Vec::new();
         let mut count = 0;
         for priority in (0..=9).filter_map(Priority::new) {
@@ -170,38 +192,52 @@ impl Broker {
         count
     }
 
-    fn remove_consumer(&mut self, ask: &ConsumerQuery) -> Result<Vec<u8>, Refused> {
-        let q = self.named(&ask.queue)?;
-        let Some(index) = self.mount.queues[q].consumer_index(&ask.name) else {
+    fn remove_consumer(&mut self, mount: usize, ask: &ConsumerQuery) -> Result<Vec<u8>, Refused> {
+        let q = self.named(mount, &ask.queue)?;
+        let Some(index) = self.queues[q].consumer_index(&ask.name) else {
             return Err((Code::BadName, format!("queue {:?} has no consumer {:?}", ask.queue, ask.name)));
         };
-        if self.mount.queues[q].consumers[index].as_ref().is_some_and(|c| !c.attachments.is_empty()) {
+        if self.queues[q].consumers[index].as_ref().is_some_and(|c| !c.attachments.is_empty()) {
             return Err((Code::BadOptions, format!("consumer {:?} is in use: stop its sessions first", ask.name)));
         }
         self.delete_consumer(q, index);
         Ok(json(&Count { count: 1 }))
     }
 
-    fn begin_peek(&mut self, conn: ConnId, stream: u32, ask: &PeekQuery) -> Result<Option<Vec<u8>>, Refused> {
-        let queue = self.named(&ask.name)?;
+    fn begin_peek(
+        &mut self,
+        conn: ConnId,
+        stream: u32,
+        mount: usize,
+        ask: &PeekQuery,
+    ) -> Result<Option<Vec<u8>>, Refused> {
+        let queue = self.named(mount, &ask.name)?;
         let lane = match ask.lane {
             Some(lane) => Priority::new(lane).ok_or((Code::BadOptions, "a lane is 0 to 9".to_owned()))?,
-            None => match self.mount.queues[queue].lanes().rev().find(|l| l.messages() > 0) {
+            None => match self.queues[queue].lanes().rev().find(|l| l.messages() > 0) {
                 Some(lane) => lane.priority,
                 None => return Ok(Some(json::<[PeekItem]>(&[]))),
             },
         };
         let left = ask.count.clamp(1, PEEK_MAX) as usize;
-        let from = self.mount.queues[queue].lane(lane).map_or(1, |l| l.head);
+        let from = self.queues[queue].lane(lane).map_or(1, |l| l.head);
         self.read_page(Waiting::Peek { conn, stream, queue, lane, from, left, found: Vec::new() });
         Ok(None)
     }
 
-    fn begin_replay(&mut self, conn: ConnId, stream: u32, ask: &ReplayQuery) -> Result<Option<Vec<u8>>, Refused> {
-        let target = self.named(ask.name.strip_prefix(DEAD).unwrap_or(&ask.name))?;
-        let name = format!("{DEAD}{}", self.mount.queues[target].settings.name);
-        let Some(dead) = self.mount.queue(&name) else { return Ok(Some(json(&Count { count: 0 }))) };
-        let Some(lane) = self.mount.queues[dead].lanes().rev().find(|l| l.messages() > 0) else {
+    fn begin_replay(
+        &mut self,
+        conn: ConnId,
+        stream: u32,
+        mount: usize,
+        ask: &ReplayQuery,
+    ) -> Result<Option<Vec<u8>>, Refused> {
+        let target = self.named(mount, ask.name.strip_prefix(DEAD).unwrap_or(&ask.name))?;
+        let name = format!("{DEAD}{}", self.queues[target].settings.name);
+        let Some(dead) = self.mounts[self.mount_of_queue(target)].queue(&self.queues, &name) else {
+            return Ok(Some(json(&Count { count: 0 })));
+        };
+        let Some(lane) = self.queues[dead].lanes().rev().find(|l| l.messages() > 0) else {
             return Ok(Some(json(&Count { count: 0 })));
         };
         let (lane, from) = (lane.priority, lane.head);
@@ -215,7 +251,7 @@ impl Broker {
             Waiting::Peek { queue, lane, from, .. } => (*queue, *lane, *from),
             Waiting::Replay { dead, lane, from, .. } => (*dead, *lane, *from),
         };
-        let q = &self.mount.queues[queue];
+        let q = &self.queues[queue];
         let (key, volume) = (q.key, q.volume);
         let request = ReadRequest::Page { queue: key, lane, from, bytes_max: PAGE_BYTES };
         self.read_after_commit(volume, super::Waiting::Admin(waiting), request);
@@ -230,7 +266,7 @@ impl Broker {
         };
         match waiting {
             Waiting::Peek { conn, stream, queue, lane, mut from, mut left, mut found } => {
-                let visible = self.mount.queues[queue].lane(lane).map_or(1, |l| l.visible);
+                let visible = self.queues[queue].lane(lane).map_or(1, |l| l.visible);
                 let more = !blocks.is_empty();
                 each(&blocks, &mut from, visible, &mut |seq, stored_ms, data| {
                     found.extend(peek_item(lane, seq, stored_ms, data));
@@ -244,7 +280,7 @@ impl Broker {
                 }
             }
             Waiting::Replay { conn, stream, dead, target, lane, mut from, mut left, mut moved } => {
-                let visible = self.mount.queues[dead].lane(lane).map_or(1, |l| l.visible);
+                let visible = self.queues[dead].lane(lane).map_or(1, |l| l.visible);
                 let mut letters = Vec::new();
                 each(&blocks, &mut from, visible, &mut |seq, _, data| {
                     letters.push((seq, data.to_vec()));
@@ -260,12 +296,12 @@ impl Broker {
                     }
                     moved += 1;
                 }
-                let gone = self.mount.queues[dead].lane_mut(lane).trim(below);
+                let gone = self.queues[dead].lane_mut(lane).trim(below);
                 if gone.messages > 0 {
-                    self.mount.queues[dead].dirty = true;
+                    self.queues[dead].dirty = true;
                     self.push_freed(dead, &[(lane, gone)]);
                 }
-                let next = self.mount.queues[dead].lanes().rev().find(|l| l.head < l.visible);
+                let next = self.queues[dead].lanes().rev().find(|l| l.head < l.visible);
                 match next.map(|l| (l.priority, l.head)) {
                     Some((lane, from)) if left > 0 && more => {
                         self.read_page(Waiting::Replay { conn, stream, dead, target, lane, from, left, moved });
@@ -290,12 +326,20 @@ impl Broker {
         let record = Record { properties: Properties::parse(&properties).unwrap_or_default(), ..record };
         let mut bytes = Vec::new();
         record.encode_to(&mut bytes);
-        let room = self.mount.queues[target].admit(bytes.len() as u64, record.priority);
+        let room = self.queues[target].admit(bytes.len() as u64, record.priority);
         if !matches!(room, Admission::Take | Admission::DropOldest) {
             return false;
         }
         self.append_bounded(target, &record, &bytes);
         true
+    }
+}
+
+/// The tenant and the queue of a name that says both.
+fn split_tenant(name: &str) -> Option<(&str, String)> {
+    match name.strip_prefix(DEAD) {
+        Some(of) => of.split_once('/').map(|(tenant, of)| (tenant, format!("{DEAD}{of}"))),
+        None => name.split_once('/').map(|(tenant, its)| (tenant, its.to_owned())),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Group commit: one batch gathers while the one before it becomes durable; acknowledgements leave when it is.
 
-use super::mount::{Mount, Route};
+use super::mount::{Mount, Queues, Route};
 use super::{Broker, Effect, Timer, Waiting};
 use crate::model::{ConnId, Mono, Now, Position, Priority, Volume, Wall};
-use crate::queue::{Freed, Tail};
+use crate::queue::{Freed, Queue, Tail};
 use crate::session::{Publisher, RunKind};
 use crate::store::block::{BlockWriter, HistoryLink};
 use crate::store::schema::{self, META_CLOCK, META_COUNTERS, META_STOPPED};
@@ -44,7 +44,8 @@ struct Gathering {
     lanes: BTreeSet<(usize, Priority)>,
     /// How far each lane was trimmed: a later trim says all that an earlier one did.
     trims: BTreeMap<(QueueKey, Priority), u64>,
-    ids: Vec<u8>,
+    /// Ids taken, by the mount's place.
+    ids: BTreeMap<usize, Vec<u8>>,
     channels: BTreeSet<(usize, Box<str>)>,
     fanout: Fanout,
     publishers: Vec<(ConnId, u32)>,
@@ -182,9 +183,9 @@ impl VolumeState {
         }
     }
 
-    /// Remembers an id in the commit's row of the dedupe window.
-    pub(super) fn push_id(&mut self, id: [u8; 16]) {
-        self.gathering.ids.extend_from_slice(&id);
+    /// Remembers an id in the commit's row of a mount's dedupe window.
+    pub(super) fn push_id(&mut self, mount: usize, id: [u8; 16]) {
+        self.gathering.ids.entry(mount).or_default().extend_from_slice(&id);
         self.gathering.bytes += 16;
     }
 
@@ -196,7 +197,7 @@ impl VolumeState {
     /// Adds a message to the end of a lane.
     pub(super) fn append(
         &mut self,
-        mount: &Mount,
+        queues: &[Queue],
         queue: usize,
         lane: Priority,
         seq: u64,
@@ -206,7 +207,7 @@ impl VolumeState {
         data: &[u8],
     ) {
         if self.gathering.blocks.get(&(queue, lane)).is_some_and(|b| !b.writer.fits(data.len())) {
-            self.seal(mount, queue, lane);
+            self.seal(queues, queue, lane);
         }
         let g = &mut self.gathering;
         let block = g.blocks.entry((queue, lane)).or_insert_with(|| {
@@ -227,7 +228,7 @@ impl VolumeState {
         self.gathering.bytes += record.len();
     }
 
-    fn seal(&mut self, mount: &Mount, queue: usize, lane: Priority) {
+    fn seal(&mut self, queues: &[Queue], queue: usize, lane: Priority) {
         let Some(open) = self.gathering.blocks.remove(&(queue, lane)) else { return };
         let (first, count) = (open.first, open.writer.count());
         let bytes = open.writer.finish();
@@ -235,7 +236,7 @@ impl VolumeState {
         if !open.shared {
             self.tail.push(queue, lane, Block { first, count, bytes: bytes.clone() });
         }
-        let key = mount.queues[queue].key;
+        let key = queues[queue].key;
         self.gathering.ops.push(Op::Append { queue: key, lane, first, count, block: bytes });
     }
 
@@ -295,10 +296,10 @@ impl Broker {
     fn flush(&mut self, volume: Volume) {
         let now = self.now;
         if volume == Volume::Disk {
-            let gone = self.mount.dedupe.expire(now.wall);
-            self.forget_ids(&gone);
+            let touched: Vec<usize> = self.disk.gathering.ids.keys().copied().collect();
+            touched.into_iter().for_each(|mount| self.expire_ids(mount));
         }
-        let Self { mount, disk, memory, .. } = self;
+        let Self { queues, mounts, disk, memory, .. } = self;
         let v = match volume {
             Volume::Disk => disk,
             Volume::Memory => memory,
@@ -307,9 +308,9 @@ impl Broker {
         // The bytes on disk are a function of what happened, not of the order of a hash.
         open.sort_unstable();
         for (queue, lane) in open {
-            v.seal(mount, queue, lane);
+            v.seal(queues, queue, lane);
         }
-        v.push_rows(mount, now);
+        v.push_rows(queues, mounts, now);
         let g = std::mem::take(&mut v.gathering);
         if g.ops.is_empty() && g.publishers.is_empty() && g.fanout.items.is_empty() {
             // Something was looked at and nothing changed: flash lasts.
@@ -319,7 +320,7 @@ impl Broker {
         v.next = Position(position.0 + 1);
         v.last_messages = g.messages;
         let visible = |(queue, lane): (usize, Priority)| {
-            let next = mount.queues[queue].lane(lane).map_or(1, |l| l.next);
+            let next = queues[queue].lane(lane).map_or(1, |l| l.next);
             (queue, lane, next)
         };
         v.flight = Some(Flight {
@@ -346,7 +347,7 @@ impl Broker {
         let ready: Vec<_> = v.after.extract_if(.., |(position, ..)| *position <= flight.position).collect();
         let held = std::mem::take(&mut v.held);
         for (queue, lane, next) in flight.visible {
-            let q = &mut self.mount.queues[queue];
+            let q = &mut self.queues[queue];
             let lane = q.lane_mut(lane);
             lane.visible = lane.visible.max(next);
             self.pump_queue(queue);
@@ -423,8 +424,8 @@ impl Broker {
 
     /// Writes down that messages left a queue.
     pub(super) fn push_freed(&mut self, queue: usize, freed: &[(Priority, Freed)]) {
-        let key = self.mount.queues[queue].key;
-        let volume = self.mount.queues[queue].volume;
+        let key = self.queues[queue].key;
+        let volume = self.queues[queue].volume;
         let now = self.now.mono;
         for (lane, gone) in freed {
             if volume == Volume::Disk {
@@ -433,7 +434,7 @@ impl Broker {
                     self.disk.push(Op::Delete { table: Table::Extent, key: row });
                 }
             }
-            let below = self.mount.queues[queue].lane(*lane).map_or(0, |l| l.head);
+            let below = self.queues[queue].lane(*lane).map_or(0, |l| l.head);
             let v = self.volume_mut(volume);
             v.gathering.trims.insert((key, *lane), below);
             v.nudge(now);
@@ -443,17 +444,18 @@ impl Broker {
     /// Lets go what the rules of a queue let go.
     pub(super) fn release(&mut self, queue: usize) {
         let (freed, aged) =
-            self.mount.queues[queue].release(|age_ms| self.leaps.back(Wall(self.now.wall.0.saturating_sub(age_ms))));
+            self.queues[queue].release(|age_ms| self.leaps.back(Wall(self.now.wall.0.saturating_sub(age_ms))));
         self.counters.expired += aged;
         if !freed.is_empty() {
             self.push_freed(queue, &freed);
         }
     }
 
-    pub(super) fn forget_ids(&mut self, positions: &[Position]) {
-        let mount = self.mount.id;
-        for position in positions {
-            let key = Bytes::copy_from_slice(&schema::dedupe_key(mount, *position));
+    /// Forgets the ids of a mount that are over the bounds of its window.
+    pub(super) fn expire_ids(&mut self, mount: usize) {
+        let mount = &mut self.mounts[mount];
+        for position in mount.dedupe.expire(self.now.wall) {
+            let key = Bytes::copy_from_slice(&schema::dedupe_key(mount.id, position));
             self.disk.push(Op::Delete { table: Table::Dedupe, key });
             self.disk.nudge(self.now.mono);
         }
@@ -462,12 +464,12 @@ impl Broker {
 
 impl VolumeState {
     /// Adds the rows that changed. Those of the memory volume are never read back.
-    fn push_rows(&mut self, mount: &mut Mount, now: Now) {
+    fn push_rows(&mut self, queues: &mut Queues, mounts: &[Mount], now: Now) {
         for ((queue, lane), below) in std::mem::take(&mut self.gathering.trims) {
             self.push(Op::Trim { queue, lane, below });
         }
         if self.volume == Volume::Memory {
-            for queue in mount.queues.iter_mut().filter(|q| q.volume == Volume::Memory) {
+            for queue in queues.iter_mut().filter(|q| q.volume == Volume::Memory) {
                 queue.dirty = false;
                 queue.consumers.iter_mut().flatten().for_each(|c| c.dirty = false);
             }
@@ -475,13 +477,13 @@ impl VolumeState {
         }
         let g = &mut self.gathering;
         for (queue, channel) in std::mem::take(&mut g.channels) {
-            let q = &mount.queues[queue];
+            let q = &queues[queue];
             if let Some(row) = q.channels.get(&channel) {
                 let key = schema::named_key(q.key, &channel);
                 g.ops.push(Op::Put { table: Table::Channel, key, value: schema::encode(row) });
             }
         }
-        for queue in mount.queues.iter_mut().filter(|q| q.volume == Volume::Disk) {
+        for queue in queues.iter_mut().filter(|q| q.volume == Volume::Disk) {
             if std::mem::take(&mut queue.dirty) {
                 let key = Bytes::copy_from_slice(&schema::queue_key(queue.key));
                 g.ops.push(Op::Put { table: Table::Queue, key, value: schema::encode(&queue.row()) });
@@ -496,16 +498,16 @@ impl VolumeState {
                 }
             }
         }
-        if !g.ids.is_empty() {
-            let mut value = Vec::with_capacity(8 + g.ids.len());
+        for (mount, mut ids) in std::mem::take(&mut g.ids) {
+            let mut value = Vec::with_capacity(8 + ids.len());
             value.extend_from_slice(&now.wall.0.to_be_bytes());
-            value.append(&mut g.ids);
-            let key = Bytes::copy_from_slice(&schema::dedupe_key(mount.id, self.next));
+            value.append(&mut ids);
+            let key = Bytes::copy_from_slice(&schema::dedupe_key(mounts[mount].id, self.next));
             g.ops.push(Op::Put { table: Table::Dedupe, key, value: value.into() });
         }
-        if std::mem::take(&mut mount.numbers_dirty) {
+        if std::mem::take(&mut queues.numbers_dirty) {
             let key = Bytes::from_static(META_COUNTERS);
-            g.ops.push(Op::Put { table: Table::Meta, key, value: schema::encode(&mount.numbers) });
+            g.ops.push(Op::Put { table: Table::Meta, key, value: schema::encode(&queues.numbers) });
         }
         if std::mem::take(&mut self.stopped_row) {
             let key = Bytes::from_static(META_STOPPED);

@@ -13,6 +13,10 @@ use crate::wire::{self, Close, Code, Decoded, Deliver, DeliverItem, Done, ErrorH
 /// A connection: the session and the dialect it speaks.
 pub(super) struct Conn {
     pub(super) session: Session<Stream>,
+    /// Place of the mount whose names it sees.
+    pub(super) mount: usize,
+    /// Whether it is counted there.
+    pub(super) entered: bool,
     pub(super) peer: Peer,
     /// How it proves who it is.
     pub(super) login: Login,
@@ -134,11 +138,14 @@ const RETRY_CONNECT_MS: u32 = 5_000;
 impl Broker {
     pub(super) fn handle_opened(&mut self, conn: ConnId, peer: Peer, nonce: [u8; NONCE_BYTES]) {
         self.counters.connections += 1;
+        let too_often = self.connects_too_often(&peer);
         let limits = &self.settings.limits;
         let over = self.conns.len() >= limits.connections_max as usize;
         let session = Session::new(conn, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let c = Conn {
             session,
+            mount: 0,
+            entered: false,
             peer,
             login: Login::new(nonce),
             native: Native::default(),
@@ -155,6 +162,8 @@ impl Broker {
         self.conns.insert(conn, c);
         if over {
             self.fail(conn, Code::TooManyConnections, "the broker has as many connections as it may: try later");
+        } else if let Some(wait_ms) = too_often {
+            self.fail_for(conn, Code::TooManyAttempts, wait_ms, "this address connects too often");
         } else if self.stopping.is_some() {
             self.fail(conn, Code::ShuttingDown, "the broker is stopping");
         }
@@ -166,8 +175,9 @@ impl Broker {
         self.timers.remove(Timer::Session(conn));
         self.forget_login(conn, &gone);
         for (id, stream) in std::mem::take(&mut gone.session.streams) {
-            self.end_stream(conn, id, stream, false);
+            self.end_stream(gone.mount, conn, id, stream, false);
         }
+        self.leave(&gone);
     }
 
     pub(super) fn handle_received(&mut self, conn: ConnId, bytes: &[u8]) {
@@ -419,7 +429,9 @@ impl Broker {
         if matches!(c.session.phase, Phase::Closing(_)) {
             return;
         }
-        log::info!("session {} of {:?} from {:?} ends: {code}: {detail}", conn.0, c.session.client, c.peer);
+        // Of a flood the counters tell.
+        let level = if code == Code::TooManyAttempts { log::Level::Debug } else { log::Level::Info };
+        log::log!(level, "session {} of {:?} from {:?} ends: {code}: {detail}", conn.0, c.session.client, c.peer);
         self.control(conn, 0, FrameType::Error, &ErrorHead { code: code as u16, retry_after_ms, detail });
         self.end(conn, code);
     }
@@ -442,9 +454,9 @@ impl Broker {
         c.told_end = true;
         self.forget_check(conn);
         let Some(c) = self.conns.get_mut(&conn) else { return };
-        let streams = std::mem::take(&mut c.session.streams);
+        let (mount, streams) = (c.mount, std::mem::take(&mut c.session.streams));
         for (id, stream) in streams {
-            self.end_stream(conn, id, stream, false);
+            self.end_stream(mount, conn, id, stream, false);
         }
         self.arm_session(conn);
         self.wake_hard(conn);

@@ -44,7 +44,7 @@ impl Broker {
         head: &Consume<'_>,
         filters: FilterItems<'_>,
     ) -> Result<(), (Code, String)> {
-        let Some(q) = self.named_queue(head.queue) else {
+        let Some(q) = self.named_queue(self.mount_of_conn(conn), head.queue) else {
             return Err((Code::UnknownQueue, format!("there is no queue {:?}", head.queue)));
         };
         if !is_name(head.name) {
@@ -73,14 +73,14 @@ impl Broker {
             return Err((Code::CreditOverflow, "more than 2^31-1 messages or bytes of credit".into()));
         }
         // The last that may refuse: what is refused leaves no consumer that holds the queue's messages.
-        let index = match self.mount.queues[q].consumer_index(head.name) {
+        let index = match self.queues[q].consumer_index(head.name) {
             Some(index) => index,
             None => self.add_consumer(q, head)?,
         };
-        let queue = &self.mount.queues[q];
+        let queue = &self.queues[q];
         let (window_max, epoch, volume) = (queue.settings.window, queue.epoch.0, queue.volume);
         let defaults = (queue.settings.attempts_max, queue.settings.backoff_ms);
-        let Some(c) = self.mount.queues[q].consumers[index].as_mut() else { return Ok(()) };
+        let Some(c) = self.queues[q].consumers[index].as_mut() else { return Ok(()) };
         if c.attachments.iter().any(|a| a.conn == conn) {
             let what = format!("this session already consumes {:?} as {:?}", head.queue, head.name);
             return Err((Code::DuplicateConsumer, what));
@@ -119,7 +119,7 @@ impl Broker {
     }
 
     fn add_consumer(&mut self, q: usize, head: &Consume<'_>) -> Result<usize, (Code, String)> {
-        let queue = &mut self.mount.queues[q];
+        let queue = &mut self.queues[q];
         let existing = queue.consumers.iter().flatten().count();
         if queue.settings.keep == Keep::Work && existing > 0 {
             let name = queue.consumers.iter().flatten().map(|c| c.name.to_string()).next().unwrap_or_default();
@@ -156,13 +156,13 @@ impl Broker {
             // After a cut it would not be known what it was given: that is to carry the flag of a redelivery then.
             consumer.born = self.disk.bear((q, index));
         }
-        self.mount.queues[q].consumers[index] = Some(consumer);
+        self.queues[q].consumers[index] = Some(consumer);
         Ok(index)
     }
 
     /// A session's part in a consumer is over.
     pub(super) fn detach(&mut self, queue: usize, consumer: usize, attachment: u64) {
-        if let Some(c) = self.mount.queues[queue].consumers[consumer].as_mut() {
+        if let Some(c) = self.queues[queue].consumers[consumer].as_mut() {
             c.detach(attachment);
             self.pumps.push((queue, consumer));
         }
@@ -175,7 +175,7 @@ impl Broker {
         else {
             return Err(missing);
         };
-        let consumer = self.mount.queues[q].consumers[c].as_mut().ok_or_else(|| missing.clone())?;
+        let consumer = self.queues[q].consumers[c].as_mut().ok_or_else(|| missing.clone())?;
         let attachment = consumer.attachments.iter_mut().find(|a| a.id == id).ok_or(missing)?;
         Ok((q, c, attachment))
     }
@@ -184,7 +184,7 @@ impl Broker {
         let (q, c, attachment) = self.attachment_mut(conn, stream)?;
         let id = attachment.id;
         let Some(taken) = attachment.take_tags(head.first, head.count) else { return Err(NEVER_DELIVERED) };
-        let Some(consumer) = self.mount.queues[q].consumers[c].as_mut() else { return Ok(()) };
+        let Some(consumer) = self.queues[q].consumers[c].as_mut() else { return Ok(()) };
         let mut acked = 0;
         for (lane, seq) in taken {
             // A delivery that was overdue went to somebody else: this answer is void.
@@ -204,7 +204,7 @@ impl Broker {
         let id = attachment.id;
         let Some(taken) = attachment.take_tags(head.first, head.count) else { return Err(NEVER_DELIVERED) };
         for (lane, seq) in taken {
-            let consumer = self.mount.queues[q].consumers[c].as_ref();
+            let consumer = self.queues[q].consumers[c].as_ref();
             let mine = consumer
                 .and_then(|consumer| consumer.pending(lane, seq))
                 .is_some_and(|p| matches!(p.state, PendingState::InFlight(owner, _) if owner == id));
@@ -218,9 +218,9 @@ impl Broker {
 
     fn fail_delivery(&mut self, q: usize, c: usize, lane: Priority, seq: u64, delay_ms: u32, give_up: bool) {
         let jitter = self.rng.f64();
-        let backoff_max = self.mount.queues[q].settings.backoff_ms_max;
+        let backoff_max = self.queues[q].settings.backoff_ms_max;
         let wall = self.now.wall;
-        let Some(consumer) = self.mount.queues[q].consumers[c].as_mut() else { return };
+        let Some(consumer) = self.queues[q].consumers[c].as_mut() else { return };
         self.counters.nacked += 1;
         if consumer.fail(lane, seq, wall, delay_ms, give_up, backoff_max, jitter) == Some(Failed::Dead) {
             self.fetch(q, c, lane, seq);
@@ -229,7 +229,7 @@ impl Broker {
 
     pub(super) fn handle_ack_timeout(&mut self, q: usize, c: usize) {
         let now = self.now.mono;
-        let Some(consumer) = self.mount.queues[q].consumers[c].as_ref() else { return };
+        let Some(consumer) = self.queues[q].consumers[c].as_ref() else { return };
         let timeout = u64::from(consumer.ack_timeout_ms);
         if timeout == 0 {
             return;
@@ -239,7 +239,7 @@ impl Broker {
         for (lane, seq) in overdue {
             self.fail_delivery(q, c, lane, seq, 0, false);
         }
-        if let Some(consumer) = self.mount.queues[q].consumers[c].as_mut() {
+        if let Some(consumer) = self.queues[q].consumers[c].as_mut() {
             consumer.squeeze_tags();
         }
         if busy {
@@ -277,9 +277,9 @@ impl Broker {
     /// A consumer moved: its row rides on the next commit, messages may leave, and more may be delivered.
     fn progressed(&mut self, q: usize, c: usize) {
         let now = self.now.mono;
-        let volume = self.mount.queues[q].volume;
+        let volume = self.queues[q].volume;
         self.volume_mut(volume).nudge(now);
-        if self.mount.queues[q].settings.keep != Keep::Limits {
+        if self.queues[q].settings.keep != Keep::Limits {
             self.release(q);
         }
         self.pumps.push((q, c));
@@ -287,7 +287,7 @@ impl Broker {
 
     /// All consumers of a queue are to be looked at.
     pub(super) fn pump_queue(&mut self, queue: usize) {
-        for consumer in 0..self.mount.queues[queue].consumers.len() {
+        for consumer in 0..self.queues[queue].consumers.len() {
             self.pumps.push((queue, consumer));
         }
     }
@@ -322,7 +322,7 @@ impl Broker {
             // The last commit says what was delivered; what followed it would come again without the flag.
             return;
         }
-        let Some(queue) = self.mount.queues.get_mut(q) else { return };
+        let Some(queue) = self.queues.get_mut(q) else { return };
         let Some(mut consumer) = queue.consumers.get_mut(c).and_then(Option::take) else { return };
         // Looked at again when its birth is durable.
         if consumer.born <= self.disk.durable {
@@ -332,7 +332,7 @@ impl Broker {
         if let Some((due, ..)) = consumer.waiting.first().filter(|(due, ..)| *due > self.now.wall) {
             self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(due.ms_since(self.now.wall)));
         }
-        self.mount.queues[q].consumers[c] = Some(consumer);
+        self.queues[q].consumers[c] = Some(consumer);
     }
 
     /// The attachment whose turn it is, among those that may be sent a message.
@@ -362,7 +362,7 @@ impl Broker {
             if due > self.now.wall {
                 return;
             }
-            let head = self.mount.queues[q].lane(lane).map_or(0, |l| l.head);
+            let head = self.queues[q].lane(lane).map_or(0, |l| l.head);
             if seq < head {
                 consumer.settle(lane, seq);
                 consumer.lost += 1;
@@ -374,7 +374,7 @@ impl Broker {
             }
             let Some(at) = self.pick(consumer) else { return };
             let read = read.filter(|(l, block)| *l == lane && holds(block, seq)).map(|(_, block)| block);
-            match read.or_else(|| self.mount.queues[q].volume_tail(self).find(q, lane, seq)).cloned() {
+            match read.or_else(|| self.queues[q].volume_tail(self).find(q, lane, seq)).cloned() {
                 Some(block) => self.redeliver(q, c, consumer, at, lane, seq, &block),
                 None => {
                     consumer.set_state(lane, seq, PendingState::Fetching);
@@ -386,15 +386,15 @@ impl Broker {
 
     /// Asks for the bytes of one message below the cursor.
     fn fetch(&mut self, q: usize, c: usize, lane: Priority, seq: u64) {
-        let (queue, volume) = (self.mount.queues[q].key, self.mount.queues[q].volume);
+        let (queue, volume) = (self.queues[q].key, self.queues[q].volume);
         let request = ReadRequest::Page { queue, lane, from: seq, bytes_max: 1 };
         self.read(volume, Waiting::Fetch(q, c, lane, seq), request);
     }
 
     pub(super) fn handle_fetched(&mut self, q: usize, c: usize, lane: Priority, seq: u64, result: Option<ReadResult>) {
-        let Some(mut consumer) = self.mount.queues[q].consumers.get_mut(c).and_then(Option::take) else { return };
+        let Some(mut consumer) = self.queues[q].consumers.get_mut(c).and_then(Option::take) else { return };
         let Some(pending) = consumer.pending(lane, seq) else {
-            self.mount.queues[q].consumers[c] = Some(consumer);
+            self.queues[q].consumers[c] = Some(consumer);
             return;
         };
         let block = match result {
@@ -419,7 +419,7 @@ impl Broker {
             },
             _ => {}
         }
-        self.mount.queues[q].consumers[c] = Some(consumer);
+        self.queues[q].consumers[c] = Some(consumer);
         self.progressed(q, c);
     }
 
@@ -455,7 +455,7 @@ impl Broker {
         let tag = a.tag(lane, seq, entry.data.len());
         let (conn, stream, id) = (a.conn, a.stream, a.id);
         let item = delivery(flags, lane, seq, pending.attempts + 1, stored, &entry);
-        let epoch = self.mount.queues[q].epoch.0;
+        let epoch = self.queues[q].epoch.0;
         self.item(conn, stream, epoch, tag, &item);
         consumer.set_state(lane, seq, PendingState::InFlight(id, now));
         self.counters.delivered += 1;
@@ -475,7 +475,7 @@ impl Broker {
 
     /// The highest lane with something new for a consumer; `None` also while that lane's page is being read.
     fn next_lane(&mut self, q: usize, consumer: &mut Consumer) -> Option<Priority> {
-        for lane in self.mount.queues[q].lanes().rev() {
+        for lane in self.queues[q].lanes().rev() {
             let place = consumer.lane_mut(lane.priority);
             let skipped = place.skip_to(lane.head);
             let (cursor, reading) = (place.cursor, place.reading);
@@ -505,7 +505,7 @@ impl Broker {
                 }
             }
         }
-        if let Some(block) = self.mount.queues[q].volume_tail(self).find(q, lane, cursor) {
+        if let Some(block) = self.queues[q].volume_tail(self).find(q, lane, cursor) {
             place.at = stand(block, cursor);
             if place.at.is_some() {
                 return true;
@@ -513,17 +513,17 @@ impl Broker {
         }
         place.at = None;
         place.reading = true;
-        let (queue, volume) = (self.mount.queues[q].key, self.mount.queues[q].volume);
+        let (queue, volume) = (self.queues[q].key, self.queues[q].volume);
         let request = ReadRequest::Page { queue, lane, from: cursor, bytes_max: PAGE_BYTES };
         self.read(volume, Waiting::Page(q, c, lane), request);
         false
     }
 
     pub(super) fn handle_page(&mut self, q: usize, c: usize, lane: Priority, result: Option<ReadResult>) {
-        let Some(mut consumer) = self.mount.queues[q].consumers.get_mut(c).and_then(Option::take) else { return };
+        let Some(mut consumer) = self.queues[q].consumers.get_mut(c).and_then(Option::take) else { return };
         let place = consumer.lane_mut(lane);
         place.reading = false;
-        let visible = self.mount.queues[q].lane(lane).map_or(0, |l| l.visible);
+        let visible = self.queues[q].lane(lane).map_or(0, |l| l.visible);
         let mut lost = 0;
         match result {
             Some(ReadResult::Blocks(blocks)) => {
@@ -544,13 +544,13 @@ impl Broker {
             }
             _ => {
                 self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(READ_RETRY_MS));
-                self.mount.queues[q].consumers[c] = Some(consumer);
+                self.queues[q].consumers[c] = Some(consumer);
                 return;
             }
         }
         if lost > 0 {
-            let head = self.mount.queues[q].lane(lane).map_or(0, |l| l.head);
-            let name = &self.mount.queues[q].settings.name;
+            let head = self.queues[q].lane(lane).map_or(0, |l| l.head);
+            let name = &self.queues[q].settings.name;
             let trimmed = consumer.lane_mut(lane).cursor <= head;
             if !trimmed {
                 log::error!("queue {name:?} lane {}: {lost} messages cannot be read and are skipped", lane.get());
@@ -560,13 +560,13 @@ impl Broker {
             consumer.lost += lost;
             consumer.dirty = true;
         }
-        self.mount.queues[q].consumers[c] = Some(consumer);
+        self.queues[q].consumers[c] = Some(consumer);
         self.pumps.push((q, c));
     }
 
     fn deliver_burst(&mut self, q: usize, c: usize, consumer: &mut Consumer, at: usize, lane: Priority) {
         let (visible, epoch) = {
-            let queue = &self.mount.queues[q];
+            let queue = &self.queues[q];
             (queue.lane(lane).map_or(0, |l| l.visible), queue.epoch.0)
         };
         let room = self.settings.limits.outbox_bytes_max as usize;
@@ -580,7 +580,7 @@ impl Broker {
             let bytes = place.bytes.clone();
             let mut reader = BlockReader::resume(place.base, place.left, &bytes[place.offset..]);
             let Some((stored, entry)) = reader.next_entry() else {
-                log::error!("queue {:?}: a damaged block is skipped", self.mount.queues[q].settings.name);
+                log::error!("queue {:?}: a damaged block is skipped", self.queues[q].settings.name);
                 self.counters.lost += u64::from(place.left);
                 self.renew_epoch(q);
                 consumer.lost += u64::from(place.left);

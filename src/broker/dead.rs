@@ -11,7 +11,7 @@ use crate::store::Block;
 impl Broker {
     /// A message that cannot be read is done with, loudly.
     pub(super) fn lose(&mut self, q: usize, consumer: &mut Consumer, lane: Priority, seq: u64) {
-        log::error!("queue {:?}: message {seq} cannot be read and is lost", self.mount.queues[q].settings.name);
+        log::error!("queue {:?}: message {seq} cannot be read and is lost", self.queues[q].settings.name);
         consumer.settle(lane, seq);
         consumer.lost += 1;
         self.counters.lost += 1;
@@ -31,7 +31,7 @@ impl Broker {
             self.lose(q, consumer, lane, seq);
             return;
         };
-        let name = self.mount.queues[q].settings.name.clone();
+        let name = self.queues[q].settings.name.clone();
         if name.starts_with(DEAD) {
             // A dead letter that dies again stays where it is: there is nothing behind it.
             consumer.settle(lane, seq);
@@ -63,23 +63,26 @@ impl Broker {
         log::warn!("queue {name:?}: message {} became a dead letter: {reason}", record.id);
     }
 
-    /// The queue of this name; that of a queue's dead letters is there even before the first.
-    pub(super) fn named_queue(&mut self, name: &str) -> Option<usize> {
-        if let Some(found) = self.mount.queue(name) {
+    /// A mount's queue of this name; that of a queue's dead letters is there even before the first.
+    pub(super) fn named_queue(&mut self, mount: usize, name: &str) -> Option<usize> {
+        let its = &self.mounts[mount];
+        if let Some(found) = its.queue(&self.queues, name) {
             return Some(found);
         }
-        let of = self.mount.queue(name.strip_prefix(DEAD).filter(|of| !of.starts_with(DEAD))?)?;
+        let of = its.queue(&self.queues, name.strip_prefix(DEAD).filter(|of| !of.starts_with(DEAD))?)?;
         Some(self.dead_queue(of))
     }
 
     /// The queue of a queue's dead letters, made at the first.
     fn dead_queue(&mut self, q: usize) -> usize {
-        let settings = dead_settings(&self.mount.queues[q].settings);
-        match self.mount.queue(&settings.name) {
+        let settings = dead_settings(&self.queues[q].settings);
+        let mount = self.mount_of_queue(q);
+        let mount = &mut self.mounts[mount];
+        match mount.queue(&self.queues, &settings.name) {
             Some(dead) => dead,
             None => {
                 let epoch = self.rng.u64(..);
-                self.mount.add_queue(settings, epoch)
+                self.queues.add(mount, settings, epoch)
             }
         }
     }
@@ -87,7 +90,7 @@ impl Broker {
     /// Appends a message the broker itself moves: a full queue drops its oldest.
     pub(super) fn append_bounded(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8]) {
         let mut freed = Vec::new();
-        let q = &mut self.mount.queues[queue];
+        let q = &mut self.queues[queue];
         let before = q.dropped;
         q.make_room(bytes.len() as u64, Priority::MAX, &mut freed);
         self.counters.dropped_full += q.dropped - before;
@@ -95,7 +98,7 @@ impl Broker {
             self.push_freed(queue, &freed);
         }
         self.append(queue, record, bytes, None);
-        let (volume, now) = (self.mount.queues[queue].volume, self.now.mono);
+        let (volume, now) = (self.queues[queue].volume, self.now.mono);
         self.volume_mut(volume).urge(now);
     }
 }

@@ -4,12 +4,12 @@
 //! that a flood from one leaves the others theirs.
 
 use super::conn::{Conn, HELLO_FIRST};
-use super::failures::Failures;
 use super::{Broker, Effect, Peer, Timer};
 use crate::config::{AuthSettings, Settings};
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
-use crate::model::{ConnId, Wall};
+use crate::model::{ConnId, Mono, Wall};
 use crate::protocols::Fault;
+use crate::schedule::{Gate, Rate};
 use crate::session::{Attempt, Denied, HEARTBEAT_MS, Method, NONCE_BYTES, Phase, Principal};
 use crate::wire::{AUTH_METHODS_MAX, Auth, Code, FrameType, Goaway, Hello, Reauth, VERSION, Welcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,10 @@ const CHEAP_CHECKS_MAX: usize = 8;
 const PASSWORD_CHECKS_MAX: usize = 1;
 /// Credentials of one address that may wait for their turn.
 const WAITING_MAX: u32 = 1_024;
+/// Seconds of connects that may come at once.
+const CONNECTS_AT_ONCE: u64 = 10;
+/// Addresses remembered for their connects and failed logins.
+const ADDRESSES_MAX: usize = 16_384;
 /// Milliseconds after which who found no place to wait may come again.
 const RETRY_BUSY_MS: u32 = 1_000;
 /// Milliseconds before its credentials end that a session is told.
@@ -78,6 +82,14 @@ impl Source {
             }),
         }
     }
+
+    /// What the gate knows it by: a user has an address that no peer on a network can have, a multicast one.
+    fn address(self) -> IpAddr {
+        match self {
+            Self::Ip(address) => address,
+            Self::User(uid) => IpAddr::V6(((0xFF00 << 112) | u128::from(uid) << 64).into()),
+        }
+    }
 }
 
 /// What kind of check it is: a password costs a thousand times what the others do.
@@ -122,7 +134,6 @@ impl Line {
 }
 
 /// All logins under way.
-#[derive(Default)]
 pub(super) struct Logins {
     cheap: Line,
     password: Line,
@@ -131,12 +142,31 @@ pub(super) struct Logins {
     /// How many wait, by source.
     crowd: hashbrown::HashMap<Source, u32>,
     places: u64,
-    failures: Failures,
+    gate: Gate,
     /// When sessions are to be looked at for their credentials' end.
     expiries: BTreeSet<(Wall, ConnId)>,
 }
 
+impl Default for Logins {
+    fn default() -> Self {
+        Self {
+            cheap: Line::default(),
+            password: Line::default(),
+            asked: hashbrown::HashMap::new(),
+            crowd: hashbrown::HashMap::new(),
+            places: 0,
+            gate: Gate::new(ADDRESSES_MAX),
+            expiries: BTreeSet::new(),
+        }
+    }
+}
+
 impl Logins {
+    /// Milliseconds that a source has to wait before it may show credentials; 0 when it may now.
+    fn wait_ms(&self, source: Source, now: Mono) -> u32 {
+        self.gate.login(source.address(), now).err().unwrap_or(0)
+    }
+
     fn line(&mut self, lane: Lane) -> &mut Line {
         match lane {
             Lane::Cheap => &mut self.cheap,
@@ -168,6 +198,14 @@ impl Logins {
 }
 
 impl Broker {
+    /// Whether an address connects too often: milliseconds until it may again.
+    pub(super) fn connects_too_often(&mut self, peer: &Peer) -> Option<u32> {
+        let per_second = u64::from(self.settings.limits.rates.connects_per_second);
+        let rate = Rate::new(per_second, per_second * CONNECTS_AT_ONCE)?;
+        let Peer::Ip { address, .. } = peer else { return None };
+        self.logins.gate.connect(address.ip(), rate, self.now.mono).err()
+    }
+
     pub(super) fn handle_hello(
         &mut self,
         conn: ConnId,
@@ -315,7 +353,7 @@ impl Broker {
     fn check(&mut self, conn: ConnId, check: Check) {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let source = Source::of(&c.peer);
-        let wait_ms = if check.again || check.silent { 0 } else { self.logins.failures.wait_ms(source, self.now.mono) };
+        let wait_ms = if check.again || check.silent { 0 } else { self.logins.wait_ms(source, self.now.mono) };
         if wait_ms > 0 {
             return self.turn_back(conn, wait_ms);
         }
@@ -359,7 +397,7 @@ impl Broker {
                 let (nonce, peer) = (c.login.nonce, c.peer.clone());
                 let Some(check) = c.login.check.as_mut() else { continue };
                 // Others of its address may have failed since it came.
-                let wait_ms = self.logins.failures.wait_ms(source, self.now.mono);
+                let wait_ms = self.logins.wait_ms(source, self.now.mono);
                 if wait_ms > 0 && !check.again && !check.silent {
                     self.turn_back(conn, wait_ms);
                     continue;
@@ -433,7 +471,8 @@ impl Broker {
                 c.login.methods.drain(..1.min(c.login.methods.len()));
                 let tries_on = !check.again && !c.login.methods.is_empty() && c.login.attempts < ATTEMPTS_MAX;
                 *self.counters.denied.entry(denied.reason).or_default() += 1;
-                self.logins.failures.failed(source, self.now.mono, self.settings.limits.rates.logins_failed_max);
+                let free = self.settings.limits.rates.logins_failed_max;
+                self.logins.gate.failed(source.address(), free, self.now.mono);
                 if tries_on {
                     self.challenge(conn);
                 } else {
@@ -449,11 +488,6 @@ impl Broker {
             let detail = format!("credentials of {:?} ended", principal.name);
             return Err(Denied { reason: "expired", detail });
         }
-        if !principal.tenant.is_empty() && !self.settings.tenants.iter().any(|t| *t.name == *principal.tenant) {
-            let detail =
-                format!("{:?} is of the tenant {:?}, which is not configured", principal.name, principal.tenant);
-            return Err(Denied { reason: "unknown-tenant", detail });
-        }
         Ok(principal)
     }
 
@@ -462,6 +496,14 @@ impl Broker {
         let settings = Arc::clone(&self.settings);
         let limits = &settings.limits;
         let Some(c) = self.conns.get_mut(&conn) else { return };
+        let expires = principal.expires;
+        c.session.principal = principal;
+        c.login.methods = Vec::new();
+        if let Err((code, detail)) = self.enter(conn) {
+            return self.fail(conn, code, detail);
+        }
+        let Some(c) = self.conns.get_mut(&conn) else { return };
+        let principal = &c.session.principal;
         c.session.phase = Phase::Open;
         log::debug!(
             "session {} of {:?} from {:?} is open as {:?} by {}",
@@ -471,9 +513,6 @@ impl Broker {
             principal.name,
             principal.method.name()
         );
-        let expires = principal.expires;
-        c.session.principal = principal;
-        c.login.methods = Vec::new();
         let welcome = Welcome {
             version: VERSION,
             server: &settings.name,

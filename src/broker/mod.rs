@@ -15,7 +15,6 @@ mod delayed;
 mod entries;
 
 mod event;
-mod failures;
 mod load;
 mod login;
 mod mount;
@@ -23,6 +22,7 @@ mod publish;
 mod request;
 mod storage;
 mod subscribe;
+mod tenants;
 mod usage;
 
 pub use crate::model::Volume;
@@ -39,7 +39,7 @@ use commit::VolumeState;
 use conn::Conn;
 use hashbrown::HashMap;
 use login::Logins;
-use mount::Mount;
+use mount::{Mount, Queues};
 use request::Ask;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,7 +54,10 @@ pub struct Broker {
     /// Times at which the clock was set: no time passed, so nothing became older.
     leaps: Leaps,
     conns: HashMap<ConnId, Conn>,
-    mount: Mount,
+    /// Every mount's queues.
+    queues: Queues,
+    /// The spaces, by their ids; that of whoever has no tenant is the first.
+    mounts: Vec<Mount>,
     disk: VolumeState,
     memory: VolumeState,
     health: Health,
@@ -122,7 +125,7 @@ impl Broker {
     /// What the reader says.
     pub fn new(now: Now, settings: Arc<Settings>, disk: &dyn Reader, seed: u64) -> Result<Self, StoreError> {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let loaded = load::load(now, &settings, disk, &mut rng)?;
+        let loaded = load::load(now, &settings, disk, &mut rng, &[])?;
         // Messages may know a later time than whoever gave this one.
         let now = Now { wall: now.wall.max(loaded.clock), ..now };
         let mut broker = Self {
@@ -131,7 +134,8 @@ impl Broker {
             started: now,
             leaps: loaded.leaps,
             conns: HashMap::new(),
-            mount: loaded.mount,
+            queues: loaded.queues,
+            mounts: loaded.mounts,
             disk: VolumeState::new(Volume::Disk, loaded.applied, settings.store.tail_bytes as usize),
             memory: VolumeState::new(Volume::Memory, crate::model::Position(0), settings.store.tail_bytes as usize / 2),
             health: Health::default(),
@@ -226,10 +230,10 @@ impl Broker {
     /// The clock was set: what was counted from its old time is moved along, and the leap is kept with the next commit.
     fn leapt(&mut self, leap: Leap) {
         log::warn!("the clock was set forward by {} s: messages do not become older by it", leap.by_ms / 1_000);
-        self.mount.dedupe.shift(leap.by_ms);
+        self.mounts.iter_mut().for_each(|m| m.dedupe.shift(leap.by_ms));
         self.keep_leaps();
         // What is held back gets the new time for its old one.
-        for queue in 0..self.mount.queues.len() {
+        for queue in 0..self.queues.len() {
             self.read_delayed(queue);
         }
     }
@@ -249,7 +253,7 @@ impl Broker {
 
     /// Something is missing from the middle of a queue: nobody may prove by its epoch that they missed nothing.
     fn renew_epoch(&mut self, q: usize) {
-        let queue = &mut self.mount.queues[q];
+        let queue = &mut self.queues[q];
         (queue.epoch, queue.dirty) = (Epoch(self.rng.u64(..)), true);
         let volume = queue.volume;
         let now = self.now.mono;
@@ -321,13 +325,14 @@ impl Broker {
 
     fn housekeeping(&mut self) {
         self.timers.set(Timer::Housekeeping, self.now.mono.plus_ms(HOUSEKEEPING_MS));
-        for queue in 0..self.mount.queues.len() {
+        for queue in 0..self.queues.len() {
             self.release(queue);
         }
-        let gone = self.mount.dedupe.expire(self.now.wall);
-        self.forget_ids(&gone);
         // The wall clock may have been set since the timer was.
         self.check_expiries();
+        for mount in 0..self.mounts.len() {
+            self.expire_ids(mount);
+        }
         if self.now.wall.ms_since(self.disk.clock) >= 60_000 && self.disk.has_dirty_rows() {
             self.disk.clock_due = true;
         }
@@ -362,7 +367,7 @@ impl Broker {
         if !self.stopped && self.disk.is_settled() && self.memory.is_settled() {
             if !self.said_stopped && !self.health.is_failed() {
                 self.said_stopped = true;
-                self.disk.push_stopped(self.now.mono, !self.mount.queues.iter().any(Queue::is_suspect));
+                self.disk.push_stopped(self.now.mono, !self.queues.iter().any(Queue::is_suspect));
                 self.flush_if_due();
                 return;
             }

@@ -1,6 +1,6 @@
-//! A mount's space: its queues, who listens where, its ids and retained values.
+//! A mount's space: who listens where, its ids and retained values; and the queues of all mounts in one list.
 
-use crate::config::{Keep, Overflow, QueueSettings};
+use crate::config::{Keep, Overflow, QueueSettings, Settings};
 use crate::model::{ConnId, Epoch, MountId, Position, QueueId};
 use crate::queue::{DedupeWindow, Queue};
 use crate::routing::Table;
@@ -8,15 +8,87 @@ use crate::store::QueueKey;
 use crate::store::schema::Counters as Numbers;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 /// A stream of a connection.
 pub(super) type StreamRef = (ConnId, u32);
 
-/// Everything of one mount.
+/// Every mount's queues. A place in the list is a queue's for as long as the store stays open: timers, reads and streams
+/// know it by that.
+#[derive(Default)]
+pub(super) struct Queues {
+    list: Vec<Queue>,
+    /// Numbers never used twice.
+    pub(super) numbers: Numbers,
+    pub(super) numbers_dirty: bool,
+    /// Queues of the memory volume ever made.
+    pub(super) memory_queues: u32,
+}
+
+impl Deref for Queues {
+    type Target = [Queue];
+
+    fn deref(&self) -> &[Queue] {
+        &self.list
+    }
+}
+
+impl DerefMut for Queues {
+    fn deref_mut(&mut self) -> &mut [Queue] {
+        &mut self.list
+    }
+}
+
+impl Queues {
+    pub(super) fn new(numbers: Numbers) -> Self {
+        Self { numbers, ..Self::default() }
+    }
+
+    /// Takes over a queue as it is.
+    pub(super) fn adopt(&mut self, queue: Queue) -> usize {
+        self.list.push(queue);
+        self.list.len() - 1
+    }
+
+    /// The queues of the memory volume, taken out.
+    pub(super) fn into_memory(self) -> impl Iterator<Item = Queue> {
+        self.list.into_iter().filter(|q| q.volume == crate::model::Volume::Memory)
+    }
+
+    /// Adds an empty queue to a mount.
+    pub(super) fn add(&mut self, mount: &mut Mount, settings: QueueSettings, epoch: u64) -> usize {
+        let number = match settings.storage {
+            crate::config::Storage::Disk => {
+                self.numbers_dirty = true;
+                self.numbers.queue += 1;
+                self.numbers.queue
+            }
+            crate::config::Storage::Memory => {
+                self.memory_queues += 1;
+                MEMORY_QUEUE + self.memory_queues
+            }
+        };
+        let key = QueueKey { mount: mount.id, queue: QueueId(number) };
+        let at = self.adopt(Queue::new(key, settings, Epoch(epoch)));
+        mount.queues.push(at);
+        at
+    }
+}
+
+/// Everything of one mount but its queues.
 pub(super) struct Mount {
     pub(super) id: MountId,
-    pub(super) queues: Vec<Queue>,
+    /// The tenant whose space it is; empty for the broker's own.
+    pub(super) tenant: Box<str>,
+    /// Whether the tenant stands in the configuration; else nobody may enter.
+    pub(super) configured: bool,
+    /// Whether the row that keeps its id was written.
+    pub(super) stored: bool,
+    /// Places of its queues in the list of all.
+    pub(super) queues: Vec<usize>,
+    /// Sessions in it.
+    pub(super) connections: u32,
     /// Queues by the filters they capture.
     captures: Table<usize>,
     /// Subscriptions by filter.
@@ -29,11 +101,6 @@ pub(super) struct Mount {
     /// Length of each retained value by channel.
     pub(super) retained: BTreeMap<Box<str>, u32>,
     pub(super) retained_bytes: u64,
-    /// Numbers never used twice.
-    pub(super) numbers: Numbers,
-    pub(super) numbers_dirty: bool,
-    /// Queues of the memory volume ever made.
-    pub(super) memory_queues: u32,
     routes: hashbrown::HashMap<Box<str>, Rc<Route>>,
 }
 
@@ -58,10 +125,14 @@ const DEAD_BYTES_MAX: u64 = 64 * 1_024 * 1_024;
 pub(super) const DEAD: &str = "$dead/";
 
 impl Mount {
-    pub(super) fn new(id: MountId, dedupe: DedupeWindow, numbers: Numbers) -> Self {
+    pub(super) fn new(id: MountId, tenant: &str, dedupe: DedupeWindow) -> Self {
         Self {
             id,
+            tenant: tenant.into(),
+            configured: true,
+            stored: false,
             queues: Vec::new(),
+            connections: 0,
             captures: Table::default(),
             subscriptions: Table::default(),
             responders: Table::default(),
@@ -69,40 +140,26 @@ impl Mount {
             dedupe,
             retained: BTreeMap::new(),
             retained_bytes: 0,
-            numbers,
-            numbers_dirty: false,
-            memory_queues: 0,
             routes: hashbrown::HashMap::new(),
         }
     }
 
-    /// The queue of this name.
-    pub(super) fn queue(&self, name: &str) -> Option<usize> {
-        self.queues.iter().position(|q| q.settings.name == name)
+    /// Takes over what the settings say of its tenant.
+    pub(super) fn configure(&mut self, settings: &Settings) {
+        let own = self.id == MountId(0);
+        self.configured = own || (!self.tenant.is_empty() && settings.tenants.iter().any(|t| *t.name == *self.tenant));
     }
 
-    /// Adds an empty queue.
-    pub(super) fn add_queue(&mut self, settings: QueueSettings, epoch: u64) -> usize {
-        let number = match settings.storage {
-            crate::config::Storage::Disk => {
-                self.numbers_dirty = true;
-                self.numbers.queue += 1;
-                self.numbers.queue
-            }
-            crate::config::Storage::Memory => {
-                self.memory_queues += 1;
-                MEMORY_QUEUE + self.memory_queues
-            }
-        };
-        let key = QueueKey { mount: self.id, queue: QueueId(number) };
-        self.queues.push(Queue::new(key, settings, Epoch(epoch)));
-        self.queues.len() - 1
+    /// The mount's queue of this name.
+    pub(super) fn queue(&self, queues: &[Queue], name: &str) -> Option<usize> {
+        self.queues.iter().copied().find(|&q| queues[q].settings.name == name)
     }
 
     /// Rebuilds what captures what, after queues or their filters changed.
-    pub(super) fn rebuild_captures(&mut self) {
+    pub(super) fn rebuild_captures(&mut self, queues: &[Queue]) {
         self.captures = Table::default();
-        for (i, queue) in self.queues.iter().enumerate() {
+        for &i in &self.queues {
+            let queue = &queues[i];
             for filter in queue.settings.capture.iter().filter(|_| queue.configured) {
                 self.captures.insert(filter, i);
             }

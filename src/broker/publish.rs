@@ -47,6 +47,7 @@ impl Broker {
         if c.session.streams.contains_key(&stream) {
             return Err(Fault::new(Code::BadStream, "this stream is in use for something else"));
         }
+        let mount = c.mount;
         let publishers = &mut c.session.publishers;
         if !publishers.contains_key(&stream) && publishers.len() >= streams_max {
             return Err(Fault::new(Code::TooManyStreams, "this session publishes on as many streams as it may"));
@@ -68,7 +69,7 @@ impl Broker {
             bytes += record.len() as u64;
             let verdict = match fenced {
                 Some(code) => Err((code, 0)),
-                None => self.publish_one(contract, record),
+                None => self.publish_one(mount, contract, record),
             };
             let (kind, wait) = match verdict {
                 Ok(taken) => (RunKind::Ack(taken.outcome), taken.wait),
@@ -100,7 +101,7 @@ impl Broker {
         Ok(())
     }
 
-    fn publish_one(&mut self, asked: Contract, bytes: &[u8]) -> Result<Taken, Refused> {
+    fn publish_one(&mut self, mount: usize, asked: Contract, bytes: &[u8]) -> Result<Taken, Refused> {
         if bytes.len() > self.settings.limits.message_bytes_max as usize {
             return Err((Code::MessageTooLarge, 0));
         }
@@ -111,13 +112,16 @@ impl Broker {
         if record.channel.is_reserved() {
             return Err((Code::Forbidden, 0));
         }
+        if record.compressed {
+            return Err((Code::BadRecord, 0));
+        }
         if asked == Contract::Upstream {
             return Err((Code::NotSupported, 0));
         }
         if self.stopping.is_some() {
             return Err((Code::ShuttingDown, RETRY_FULL_MS));
         }
-        if let Some(seen) = self.mount.dedupe.seen(record.id, self.now.wall) {
+        if let Some(seen) = self.mounts[mount].dedupe.seen(record.id, self.now.wall) {
             let mut wait = [Position(0); 2];
             if let Some((volume, position)) = seen.stored {
                 // The first copy was in the commit that failed: its position will be another's.
@@ -129,14 +133,15 @@ impl Broker {
             self.counters.duplicates += 1;
             return Ok(Taken { outcome: Outcome::Duplicate, wait });
         }
-        let route = self.mount.route(record.channel.as_str());
-        let takers = self.judge(asked, &record, bytes, &route)?;
-        Ok(self.take(asked, &record, bytes, &route, &takers))
+        let route = self.mounts[mount].route(record.channel.as_str());
+        let takers = self.judge(mount, asked, &record, bytes, &route)?;
+        Ok(self.take(mount, asked, &record, bytes, &route, &takers))
     }
 
     /// Which queues take the message. Nothing is changed unless all that must take it can.
     fn judge(
         &mut self,
+        mount: usize,
         asked: Contract,
         record: &Record<'_>,
         bytes: &[u8],
@@ -146,7 +151,7 @@ impl Broker {
         if route.queues.len() > CAPTURES_MAX {
             return Err((Code::BadOptions, 0));
         }
-        let queues = &self.mount.queues;
+        let queues = &self.queues;
         let on_disk = record.retain || route.queues.iter().any(|&q| queues[q].volume == Volume::Disk);
         if on_disk {
             self.health.admit(record.priority, self.settings.store.alarm_priority).map_err(|code| match code {
@@ -162,8 +167,8 @@ impl Broker {
         }
         let mut takers = Vec::with_capacity(route.queues.len());
         for &q in &route.queues {
-            match self.mount.queues[q].admit(len, record.priority) {
-                Admission::Reject if len > self.mount.queues[q].settings.bytes_max => {
+            match self.queues[q].admit(len, record.priority) {
+                Admission::Reject if len > self.queues[q].settings.bytes_max => {
                     return Err((Code::MessageTooLarge, 0));
                 }
                 Admission::Reject => return Err((Code::QueueFull, RETRY_FULL_MS)),
@@ -171,7 +176,7 @@ impl Broker {
             }
         }
         for &(q, admission) in &takers {
-            let queue = &mut self.mount.queues[q];
+            let queue = &mut self.queues[q];
             if !queue.settings.history || admission == Admission::DropNewest {
                 continue;
             }
@@ -188,9 +193,10 @@ impl Broker {
         }
         if record.retain && !record.payload.is_empty() {
             let limits = &self.settings.limits;
-            let old = self.mount.retained.get(record.channel.as_str()).copied();
-            let count = self.mount.retained.len() + usize::from(old.is_none());
-            let total = self.mount.retained_bytes - u64::from(old.unwrap_or(0)) + len;
+            let mount = &self.mounts[mount];
+            let old = mount.retained.get(record.channel.as_str()).copied();
+            let count = mount.retained.len() + usize::from(old.is_none());
+            let total = mount.retained_bytes - u64::from(old.unwrap_or(0)) + len;
             if count > limits.retained_max as usize || total > limits.retained_bytes_max {
                 return Err((Code::LimitReached, RETRY_FULL_MS));
             }
@@ -200,6 +206,7 @@ impl Broker {
 
     fn take(
         &mut self,
+        mount: usize,
         asked: Contract,
         record: &Record<'_>,
         bytes: &[u8],
@@ -214,20 +221,20 @@ impl Broker {
         let history = self.history_queue(route);
         let sharers = takers
             .iter()
-            .filter(|(q, a)| *a != Admission::DropNewest && self.mount.queues[*q].volume == Volume::Disk)
+            .filter(|(q, a)| *a != Admission::DropNewest && self.queues[*q].volume == Volume::Disk)
             .count();
         let share = sharers > 1 && record.payload.len() > SHARED_BODY_BYTES_MIN && record.delay_ms == 0;
-        let body = share.then(|| self.push_body(record.payload, sharers as u32));
+        let body = share.then(|| self.push_body(mount, record.payload, sharers as u32));
         for &(q, admission) in takers {
             if admission == Admission::DropNewest {
-                self.mount.queues[q].dropped += 1;
+                self.queues[q].dropped += 1;
                 self.counters.dropped_full += 1;
                 continue;
             }
             if admission == Admission::DropOldest {
                 self.drop_oldest(q, bytes.len() as u64, record);
             }
-            let queue = &self.mount.queues[q];
+            let queue = &self.queues[q];
             stored = true;
             contract = contract.max(queue.settings.contract);
             match queue.volume {
@@ -238,7 +245,7 @@ impl Broker {
                 self.delay(q, record, bytes);
                 continue;
             }
-            let shared = body.filter(|_| self.mount.queues[q].volume == Volume::Disk);
+            let shared = body.filter(|_| self.queues[q].volume == Volume::Disk);
             let placed = self.append(q, record, bytes, shared);
             // The channel's history is that of one queue: another's offsets would be a different count.
             let mine = history == Some(q);
@@ -247,7 +254,7 @@ impl Broker {
             }
         }
         if record.retain {
-            self.retain(record, bytes);
+            self.retain(mount, record, bytes);
             (stored, disk) = (true, true);
         }
         let wait = self.positions(contract, disk);
@@ -263,7 +270,7 @@ impl Broker {
             (false, false) => Outcome::LiveOnly,
         };
         if outcome != Outcome::Dropped {
-            self.remember(record, disk, memory);
+            self.remember(mount, record, disk, memory);
         }
         let heard = !route.subscriptions.is_empty() && record.delay_ms == 0;
         // What the disk's queue dropped must not overtake what it took.
@@ -289,7 +296,7 @@ impl Broker {
 
     /// The queue whose offsets and epoch are those of the route's channel.
     pub(super) fn history_queue(&self, route: &Route) -> Option<usize> {
-        route.queues.iter().copied().find(|&q| self.mount.queues[q].settings.history)
+        route.queues.iter().copied().find(|&q| self.queues[q].settings.history)
     }
 
     /// What must be durable before the publisher is told.
@@ -301,7 +308,7 @@ impl Broker {
         wait
     }
 
-    fn remember(&mut self, record: &Record<'_>, disk: bool, memory: bool) {
+    fn remember(&mut self, mount: usize, record: &Record<'_>, disk: bool, memory: bool) {
         if record.id.is_none() || self.settings.store.dedupe.ids_max == 0 {
             return;
         }
@@ -310,28 +317,27 @@ impl Broker {
             (false, true) => Some((Volume::Memory, self.memory.next())),
             (false, false) => None,
         };
-        self.mount.dedupe.remember(record.id, self.now.wall, stored);
+        self.mounts[mount].dedupe.remember(record.id, self.now.wall, stored);
         if disk {
-            self.disk.push_id(record.id.0);
+            self.disk.push_id(mount, record.id.0);
         }
         // A commit to disk forgets as it leaves; without one the window would grow until the next housekeeping.
-        if !disk && self.mount.dedupe.is_over() {
-            let gone = self.mount.dedupe.expire(self.now.wall);
-            self.forget_ids(&gone);
+        if !disk && self.mounts[mount].dedupe.is_over() {
+            self.expire_ids(mount);
         }
     }
 
-    fn push_body(&mut self, payload: &[u8], refs: u32) -> u64 {
-        self.mount.numbers.body += 1;
-        self.mount.numbers_dirty = true;
-        let body = self.mount.numbers.body;
-        let mount = self.mount.id;
+    fn push_body(&mut self, mount: usize, payload: &[u8], refs: u32) -> u64 {
+        self.queues.numbers.body += 1;
+        self.queues.numbers_dirty = true;
+        let body = self.queues.numbers.body;
+        let mount = self.mounts[mount].id;
         self.disk.push(Op::Body { mount, body, refs, bytes: Bytes::copy_from_slice(payload) });
         body
     }
 
     fn drop_oldest(&mut self, queue: usize, len: u64, record: &Record<'_>) {
-        let q = &mut self.mount.queues[queue];
+        let q = &mut self.queues[queue];
         let mut freed = Vec::new();
         let before = q.dropped;
         q.make_room(len, record.priority, &mut freed);
@@ -342,7 +348,7 @@ impl Broker {
     /// Puts a message at the end of its lane.
     pub(super) fn append(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8], body: Option<u64>) -> LiveItem {
         let now = self.now.wall;
-        let q = &mut self.mount.queues[queue];
+        let q = &mut self.queues[queue];
         q.dirty = true;
         let (seq, closed) = q.lane_mut(record.priority).append(bytes.len() as u64, now);
         let link = if q.settings.history { q.link(record.channel.as_str(), record.priority, seq) } else { None };
@@ -364,23 +370,24 @@ impl Broker {
             Some(_) => &bytes[..bytes.len() - record.payload.len() - varint_len(record.payload.len())],
             None => bytes,
         };
-        v.append(&self.mount, queue, record.priority, seq, now, link, body, data);
+        v.append(&self.queues, queue, record.priority, seq, now, link, body, data);
         LiveItem { epoch, lane: record.priority.get(), seq, offset: link.map(|l| l.offset), stored_ms: now.0 }
     }
 
-    fn retain(&mut self, record: &Record<'_>, bytes: &[u8]) {
+    fn retain(&mut self, mount: usize, record: &Record<'_>, bytes: &[u8]) {
         let channel = record.channel.as_str();
-        let key = schema::retained_key(self.mount.id, channel);
+        let mount = &mut self.mounts[mount];
+        let key = schema::retained_key(mount.id, channel);
         let old = if record.payload.is_empty() {
             self.disk.push(Op::Delete { table: Table::Retained, key });
-            self.mount.retained.remove(channel)
+            mount.retained.remove(channel)
         } else {
             let value = [&self.now.wall.0.to_be_bytes()[..], bytes].concat();
             self.disk.push(Op::Put { table: Table::Retained, key, value: value.into() });
-            self.mount.retained_bytes += bytes.len() as u64;
-            self.mount.retained.insert(channel.into(), bytes.len() as u32)
+            mount.retained_bytes += bytes.len() as u64;
+            mount.retained.insert(channel.into(), bytes.len() as u32)
         };
-        self.mount.retained_bytes -= u64::from(old.unwrap_or(0));
+        mount.retained_bytes -= u64::from(old.unwrap_or(0));
     }
 
     /// Hands a message to the live subscriptions of its route.

@@ -21,10 +21,9 @@ impl Broker {
             self.refuse(conn, stream, Code::Forbidden, "channels that begin with $ belong to the broker");
             return Ok(());
         }
-        if let Some(c) = self.conns.get_mut(&conn) {
-            c.session.streams.insert(stream, Stream::Responder(filter.into()));
-        }
-        self.mount.responders.insert(filter, (conn, stream));
+        let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
+        c.session.streams.insert(stream, Stream::Responder(filter.into()));
+        self.mounts[c.mount].responders.insert(filter, (conn, stream));
         self.done(conn, stream, 0, 0, true);
         Ok(())
     }
@@ -59,7 +58,8 @@ impl Broker {
             return Err((Code::LimitReached, "as many requests are under way as may be"));
         }
         let mut found = Vec::new();
-        self.mount.responders.matches(channel.as_str(), &mut found);
+        let mount = self.mount_of_conn(conn);
+        self.mounts[mount].responders.matches(channel.as_str(), &mut found);
         // One who does not read is no responder.
         let room = self.settings.limits.outbox_bytes_max as usize;
         let takes = |conn: &ConnId| {
@@ -70,8 +70,9 @@ impl Broker {
         if found.is_empty() {
             return Err((Code::NoResponder, "nobody answers on this channel"));
         }
-        self.mount.turn = self.mount.turn.wrapping_add(1);
-        let (to, _) = found[self.mount.turn % found.len()];
+        let turn = &mut self.mounts[mount].turn;
+        *turn = turn.wrapping_add(1);
+        let (to, _) = found[*turn % found.len()];
         let id = self.next_id();
         let Some(c) = self.conns.get_mut(&to) else { return Err((Code::NoResponder, "the responder is gone")) };
         let mut asked = BROKER_STREAM | (id as u32 & !BROKER_STREAM);

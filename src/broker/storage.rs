@@ -78,7 +78,7 @@ impl Broker {
         let s = &self.settings.store;
         let (free, file) = (self.health.free_bytes, self.health.file_bytes);
         // The file does not shrink as messages leave it; what queues hold decides once it has reached its bound.
-        let held: u64 = self.mount.queues.iter().filter(|q| q.volume == Volume::Disk).map(|q| q.bytes()).sum();
+        let held: u64 = self.queues.iter().filter(|q| q.volume == Volume::Disk).map(|q| q.bytes()).sum();
         let file_full = s.file_bytes_max > 0 && file >= s.file_bytes_max && held * 4 >= s.file_bytes_max * 3;
         // What left the queues left room in the file, which does not shrink. On a disk that is all but full it does not count:
         // some file systems need space even to write what is there again.
@@ -146,7 +146,7 @@ impl Broker {
     /// positions that are not.
     pub(super) fn handle_store_reopened(&mut self, reader: &dyn Reader) {
         let settings = std::sync::Arc::clone(&self.settings);
-        let loaded = match load::load(self.now, &settings, reader, &mut self.rng) {
+        let loaded = match load::load(self.now, &settings, reader, &mut self.rng, &self.mounts) {
             Ok(loaded) => loaded,
             Err(error) => {
                 // Nobody would try again: what starts this process anew does, and opens the store with care.
@@ -173,8 +173,9 @@ impl Broker {
         // Queues and consumers may have other places in their lists now, or none.
         self.timers.retain(|t| !matches!(t, Timer::Retry(..) | Timer::AckTimeout(..) | Timer::Delayed(_)));
         // Queues in memory did not fail: they stay as they are, at their place in the list.
-        let old = std::mem::replace(&mut self.mount, loaded.mount);
-        self.adopt_memory(old);
+        let old =
+            (std::mem::replace(&mut self.mounts, loaded.mounts), std::mem::replace(&mut self.queues, loaded.queues));
+        self.adopt_memory(old.0, old.1);
         self.disk.durable = loaded.applied;
         // Nobody waits any more: who did when it failed was told then, and since then no read waits for a commit.
         let waiting = self.disk.fail();

@@ -96,8 +96,9 @@ impl Broker {
             priming: None,
         };
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
+        let mount = c.mount;
         c.session.streams.insert(stream, Stream::Subscription(subscription));
-        self.mount.subscribe(head.filter, (conn, stream));
+        self.mounts[mount].subscribe(head.filter, (conn, stream));
         if head.retained {
             self.prime_retained(conn, stream, head.filter, Bytes::new());
         }
@@ -120,19 +121,19 @@ impl Broker {
             return Ok(());
         };
         self.build(conn);
-        self.end_stream(conn, stream, found, true);
+        self.end_stream(self.mount_of_conn(conn), conn, stream, found, true);
         self.done(conn, stream, 0, 0, true);
         Ok(())
     }
 
-    /// Undoes what a stream stood for, after it was taken out of its session.
-    pub(super) fn end_stream(&mut self, conn: ConnId, id: u32, stream: Stream, cancelled: bool) {
+    /// Undoes what a stream stood for, after it was taken out of its session in this mount.
+    pub(super) fn end_stream(&mut self, mount: usize, conn: ConnId, id: u32, stream: Stream, cancelled: bool) {
         match stream {
             Stream::Subscription(s) => {
-                self.mount.unsubscribe(&s.filter, (conn, id));
+                self.mounts[mount].unsubscribe(&s.filter, (conn, id));
                 self.let_go(conn, s.priming.map_or(0, |p| p.held_bytes));
             }
-            Stream::Responder(filter) => self.mount.responders.remove(&filter, (conn, id)),
+            Stream::Responder(filter) => self.mounts[mount].responders.remove(&filter, (conn, id)),
             Stream::Consumer(q, c, attachment) => self.detach(q, c, attachment),
             Stream::Asking(ask) => self.drop_ask(ask),
             Stream::Answering(ask) => {
@@ -144,7 +145,7 @@ impl Broker {
 
     fn end_subscription(&mut self, conn: ConnId, stream: u32) {
         if let Some(found) = self.conns.get_mut(&conn).and_then(|c| c.session.streams.remove(&stream)) {
-            self.end_stream(conn, stream, found, false);
+            self.end_stream(self.mount_of_conn(conn), conn, stream, found, false);
         }
     }
 
@@ -156,11 +157,12 @@ impl Broker {
     }
 
     fn prime_retained(&mut self, conn: ConnId, stream: u32, filter: &str, from: Bytes) {
+        let mount = self.mounts[self.mount_of_conn(conn)].id;
         let Some(subscription) = self.subscription_mut(conn, stream) else { return };
         subscription.priming.get_or_insert_default().reads += 1;
         // Only channels that begin like the filter up to its first wildcard can match.
         let literal = filter.split(['+', '#']).next().unwrap_or_default().trim_end_matches('/');
-        let prefix = retained_key(self.mount.id, literal);
+        let prefix = retained_key(mount, literal);
         let from = if from.is_empty() { prefix.clone() } else { from };
         let bytes_max = self.settings.limits.outbox_bytes_max as usize / 4;
         let request = ReadRequest::Rows { table: Table::Retained, prefix, from, rows_max: RETAINED_ROWS, bytes_max };
@@ -178,11 +180,12 @@ impl Broker {
         since: Since,
         limit: u32,
     ) -> Result<(), (Code, &'static str)> {
-        let route = self.mount.route(channel.as_str());
+        let mount = self.mount_of_conn(conn);
+        let route = self.mounts[mount].route(channel.as_str());
         let Some(q) = self.history_queue(&route) else {
             return Err((Code::NoHistory, "no queue with history captures this channel"));
         };
-        let queue = &self.mount.queues[q];
+        let queue = &self.queues[q];
         let (epoch, key, volume) = (queue.epoch.0, queue.key, queue.volume);
         let last = queue.channels.get(channel.as_str()).copied();
         let limit = if limit == 0 { HISTORY_MAX } else { limit.min(HISTORY_MAX) };
@@ -259,7 +262,7 @@ impl Broker {
         match (prime, result) {
             (Prime::History(prime), Some(ReadResult::History { mut found, left_out })) => {
                 // What was let go of may still be on disk.
-                let queue = &self.mount.queues[prime.queue];
+                let queue = &self.queues[prime.queue];
                 let gone = |lane: Priority, seq: u64| queue.lane(lane).is_none_or(|l| seq < l.head);
                 if let Some(last) = found.iter().rposition(|p| gone(p.lane, p.seq)) {
                     found.drain(..=last);

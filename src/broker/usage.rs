@@ -22,6 +22,8 @@ pub struct Usage<'a> {
 pub enum Whose<'a> {
     /// The broker's own.
     Broker,
+    /// A tenant's, or with an empty name that of whoever belongs to none.
+    Mount(&'a str),
     /// A queue's.
     Queue(&'a str),
     /// A consumer's: its queue, its name.
@@ -38,11 +40,15 @@ impl Broker {
             |what, used: usize, bound: u64| visit(Usage { what, whose: Whose::Broker, used: used as u64, bound });
         let store = &self.settings.store;
         own("bytes waiting for the disk", self.disk.pending_bytes(), u64::from(store.pending_bytes_max));
-        own("ids remembered", self.mount.dedupe.len(), u64::from(store.dedupe.ids_max));
-        own("retained values", self.mount.retained.len(), u64::from(limits.retained_max));
-        own("bytes of retained values", self.mount.retained_bytes as usize, limits.retained_bytes_max);
         own("requests waiting for an answer", self.asks.len(), u64::from(limits.requests_max));
-        for q in &self.mount.queues {
+        for m in &self.mounts {
+            let whose = Whose::Mount(&m.tenant);
+            let mut its = |what, used: u64, bound: u64| visit(Usage { what, whose, used, bound });
+            its("ids remembered", m.dedupe.len() as u64, u64::from(store.dedupe.ids_max));
+            its("retained values", m.retained.len() as u64, u64::from(limits.retained_max));
+            its("bytes of retained values", m.retained_bytes, limits.retained_bytes_max);
+        }
+        for q in self.queues.iter() {
             let name = &*q.settings.name;
             let whose = Whose::Queue(name);
             let (messages_max, bytes_max) = (q.settings.messages_max, q.settings.bytes_max);

@@ -1,7 +1,7 @@
 //! `queue`: what an administrator does with queues.
 
 use super::Global;
-use super::connect::{NO_QUERY, admin, block_on, client, options};
+use super::connect::{NO_QUERY, admin, block_on, client};
 use super::exit::{CliError, Exit};
 use super::output;
 use super::units::{show_bytes, show_count, show_ms};
@@ -107,7 +107,7 @@ impl Queue {
         }
         let address = global.address()?;
         block_on(async |executor| {
-            let client = client(&executor, address, options("queue"), None).await?;
+            let client = client(&executor, address, global.options("queue"), None).await?;
             self.ask(&client, global.json).await?;
             client.close().await;
             Ok(Exit::Ok)
@@ -191,6 +191,15 @@ fn age(queue: &QueueStatus) -> String {
     }
 }
 
+/// A queue's name as the other commands take it.
+fn full_name(q: &QueueStatus) -> String {
+    match (q.tenant.as_str(), q.name.strip_prefix(DEAD)) {
+        ("", _) => q.name.clone(),
+        (tenant, Some(of)) => format!("{DEAD}{tenant}/{of}"),
+        (tenant, None) => format!("{tenant}/{}", q.name),
+    }
+}
+
 /// A table of queues.
 pub(super) fn list(queues: &[QueueStatus]) -> String {
     let head = ["QUEUE", "MESSAGES", "BYTES", "FULL", "OLDEST", "DELAYED", "DEAD", "CONSUMERS"].map(String::from);
@@ -199,7 +208,7 @@ pub(super) fn list(queues: &[QueueStatus]) -> String {
         let part = |used: u64, max: u64| if max == 0 { 0.0 } else { used as f64 * 100.0 / max as f64 };
         let full = part(q.messages, q.messages_max).max(part(q.bytes, q.bytes_max));
         rows.push(vec![
-            q.name.clone(),
+            full_name(q),
             show_count(q.messages),
             show_bytes(q.bytes),
             format!("{full:.0}%"),
@@ -215,7 +224,7 @@ pub(super) fn list(queues: &[QueueStatus]) -> String {
 fn show(q: &QueueStatus) -> String {
     let mut text = format!(
         "{}: {} messages of {}, {} of {}, oldest {}\n{}, keep {}, contract {}, epoch {}\n{} delayed, {} dead\n",
-        q.name,
+        full_name(q),
         show_count(q.messages),
         show_count(q.messages_max),
         show_bytes(q.bytes),

@@ -142,7 +142,7 @@ impl Item for TenantSettings {
     const TABLE: &'static [Key<Self>] = TENANT;
     const NEEDED: &'static [&'static str] = &["name"];
     const ITEMS_MAX: usize = 1_024;
-    const REMOVABLE: bool = false;
+    const REMOVABLE: bool = true;
 
     fn blank() -> Self {
         Self::default()

@@ -1,10 +1,11 @@
 //! The run loop's centre: carries the machine's effects out, brings it what other threads say, keeps its one timer.
 
-use super::door::Door;
 use super::inbox::{Inbox, Notice};
 use super::machine::Machine;
+use super::porter::Porter;
 use super::reload;
 use super::shared::Shared;
+use super::tls::Keeper;
 use super::worker::{Job, Worker};
 use super::{Commit, Reload};
 use crate::broker::{Effect, Event, Volume};
@@ -63,10 +64,12 @@ pub(super) struct Conductor<M: Machine> {
     committer: Box<dyn Commit>,
     memory: Memory,
     worker: Worker,
-    door: Door,
+    porter: Porter,
     reload: Option<Reload>,
     /// Accepting ends when these are dropped.
     acceptors: Vec<Task<()>>,
+    /// Where there are TLS listeners.
+    tls: Option<Keeper>,
     timer: Timer,
     /// When the timer fires. It may be early, never late.
     armed: Option<Mono>,
@@ -86,9 +89,10 @@ pub(super) struct Parts<M: Machine> {
     pub(super) committer: Box<dyn Commit>,
     pub(super) memory: Memory,
     pub(super) worker: Worker,
-    pub(super) door: Door,
+    pub(super) porter: Porter,
     pub(super) reload: Option<Reload>,
     pub(super) acceptors: Vec<Task<()>>,
+    pub(super) tls: Option<Keeper>,
 }
 
 /// How it ended.
@@ -101,7 +105,7 @@ pub(super) struct Ended {
 
 impl<M: Machine> Conductor<M> {
     pub(super) fn new(parts: Parts<M>) -> Self {
-        let Parts { shared, inbox, committer, memory, worker, door, reload, acceptors } = parts;
+        let Parts { shared, inbox, committer, memory, worker, porter, reload, acceptors, tls } = parts;
         let next_space = shared.now().mono.plus_ms(SPACE_EVERY_MS);
         Self {
             shared,
@@ -110,9 +114,10 @@ impl<M: Machine> Conductor<M> {
             committer,
             memory,
             worker,
-            door,
+            porter,
             reload,
             acceptors,
+            tls,
             timer: Timer::never(),
             armed: None,
             next_space,
@@ -205,8 +210,18 @@ impl<M: Machine> Conductor<M> {
                 let running = self.shared.machine.borrow().settings().clone();
                 if let Some(settings) = self.reload.as_mut().and_then(|load| reload::reload(&running, load)) {
                     let settings = Arc::new(settings);
-                    self.door.reload(Arc::clone(&settings));
+                    self.porter.reload(Arc::clone(&settings));
                     self.handle(Event::Reload { settings });
+                }
+                if self.tls.is_some() {
+                    let settings = self.shared.machine.borrow().settings().tls.clone();
+                    self.worker.send(Job::RenewTls(settings));
+                }
+            }
+            Notice::Tls(result) => {
+                let now = self.shared.now().wall;
+                if let Some(tls) = &mut self.tls {
+                    tls.renewed(result.map(|material| *material), now);
                 }
             }
         }
@@ -229,7 +244,7 @@ impl<M: Machine> Conductor<M> {
                     self.handle(Event::Read { token, result });
                 }
                 Effect::Wake { conn } => self.shared.wake(conn),
-                Effect::Authenticate { conn, attempt } => self.door.check(conn, self.shared.now(), attempt),
+                Effect::Authenticate { conn, attempt } => self.porter.check(conn, self.shared.now(), attempt),
                 Effect::Reserve { present } => {
                     let bytes = self.shared.machine.borrow().settings().store.reserve_bytes;
                     self.worker.send(Job::Reserve(present.then_some(bytes)));
@@ -248,7 +263,8 @@ impl<M: Machine> Conductor<M> {
         // The machine's deadline moves as it is told that its time has come; one that does not must not stop the others.
         for _ in 0..4 {
             let due = self.shared.machine.borrow().poll_timeout();
-            let next = [Some(self.next_space), due, self.end_by].into_iter().flatten().min().unwrap_or(self.next_space);
+            let tls = self.tls.as_ref().map(Keeper::next);
+            let next = [due, self.end_by, tls].into_iter().flatten().fold(self.next_space, Mono::min);
             let now = clock::mono();
             if now < next {
                 self.arm(cx, now, next);
@@ -262,6 +278,10 @@ impl<M: Machine> Conductor<M> {
                 self.next_space = now.plus_ms(SPACE_EVERY_MS);
                 self.worker.send(Job::Space);
                 while self.memory.store.tidy()? {}
+            }
+            let wall = self.shared.now().wall;
+            if self.tls.as_mut().is_some_and(|tls| tls.due(now, wall)) {
+                self.worker.send(Job::LookTls);
             }
             if due.is_some_and(|due| due <= now) {
                 self.handle(Event::Timeout);

@@ -3,6 +3,7 @@
 use crate::model::ConnId;
 use crate::session::{Denied, Principal};
 use crate::store::{CommitEvent, ReadResult, StoreError};
+use crate::transport::{Material, MaterialError};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
@@ -21,6 +22,8 @@ pub(super) enum Notice {
         conn: ConnId,
         outcome: Result<Principal, Denied>,
     },
+    /// The files of TLS were read again.
+    Tls(Result<Box<Material>, MaterialError>),
     /// Once: stop in order. Twice: stop now.
     Stop,
     Reload,

@@ -1,11 +1,10 @@
 //! `serve`: the broker on a store in a folder.
 
-use super::{Authenticate, Commit, LoadDoor, Notify, Options, Ready, ServeError, Stopper, Stores, serve_with};
+use super::{Commit, LoadIdentities, Notify, Options, Ready, ServeError, Stopper, Stores, serve_with};
+use crate::auth::Authenticator;
 use crate::broker::Broker;
 use crate::config::Settings;
-use crate::model::Wall;
 use crate::runtime::{clock, entropy};
-use crate::session::{Attempt, Denied, Principal};
 use crate::store::{Batch, Committer, MemoryStore, OpenOptions, Store, StoreError, open};
 use std::path::{Path, PathBuf};
 
@@ -17,24 +16,14 @@ pub fn serve(options: Options, ready: impl FnOnce(&Ready, Stopper)) -> Result<()
     serve_with(options, open_stores, Broker::new, ready)
 }
 
-/// Who may come in, as the settings say.
+/// Who may come in, as the files say that the settings name.
 #[must_use]
-pub fn door() -> LoadDoor {
+pub fn identities() -> LoadIdentities {
     Box::new(|settings| {
-        if settings.auth.identities.is_some() || !settings.issuers.is_empty() {
-            return Err("auth.identities and issuers are of a later release".into());
-        }
-        Ok(Box::new(Closed))
+        let folder = settings.data.clone().unwrap_or_default();
+        let found = Authenticator::load(settings, &folder).map_err(|error| error.to_string())?;
+        Ok(Box::new(found))
     })
-}
-
-/// Nobody has anything to show.
-struct Closed;
-
-impl Authenticate for Closed {
-    fn check(&self, _: Wall, _: Attempt) -> Result<Principal, Denied> {
-        Err(Denied { reason: "no-credentials", detail: "no credentials are configured".into() })
-    }
 }
 
 /// Opens the durable store of a folder and an empty one in memory.

@@ -30,7 +30,8 @@ pub const PEEK_PAYLOAD_BYTES_MAX: usize = 4 * 1_024;
 /// Names a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueQuery {
-    /// Its name; `$dead/NAME` is the dead letters of NAME.
+    /// Its name; `$dead/NAME` is the dead letters of NAME. Who belongs to no tenant names another's `TENANT/NAME` and
+    /// `$dead/TENANT/NAME`.
     pub name: String,
 }
 
@@ -159,6 +160,9 @@ pub mod counter {
 pub struct QueueStatus {
     /// Its name.
     pub name: String,
+    /// The tenant whose it is; absent when it is nobody's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
     /// Its epoch, 16 hex digits.
     pub epoch: String,
     /// `disk` or `memory`.

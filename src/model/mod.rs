@@ -10,5 +10,5 @@ mod time;
 
 pub use channel::{Channel, ChannelError, Filter, FilterError};
 pub use ids::{ConnId, Epoch, MessageId, MountId, Position, Priority, QueueId, Volume};
-pub use record::{Encoding, Properties, Property, Record, RecordError, tag};
+pub use record::{Encoding, Properties, Property, Record, RecordError, is_compressed, tag, varint_len};
 pub use time::{Civil, Mono, Now, Wall};

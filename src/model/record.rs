@@ -53,6 +53,10 @@ pub mod tag {
     pub const HOPS: u32 = 6;
     /// Ed25519 signature, 64 bytes.
     pub const SIGNATURE: u32 = 7;
+    /// Who signed: the id of the public key, 8 bytes.
+    pub const SIGNER: u32 = 8;
+    /// How the payload is sealed: algorithm, flags, the key's id and a salt, 34 bytes.
+    pub const SEAL: u32 = 9;
     /// Why the message is a dead letter, UTF-8. Set by the broker.
     pub const DEAD_REASON: u32 = 16;
     /// Attempts made before it became a dead letter, decimal text. Set by the broker.
@@ -78,6 +82,8 @@ pub struct Record<'a> {
     pub ttl_ms: u32,
     /// Milliseconds to hold it back before any consumer sees it; 0 is none.
     pub delay_ms: u32,
+    /// Whether the payload is compressed: its length as a varint, then an LZ4 block.
+    pub compressed: bool,
     /// How to read the payload.
     pub encoding: Encoding,
     /// Further attributes.
@@ -161,6 +167,7 @@ fn as_block<S: serde::Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok,
 }
 
 const FLAG_RETAIN: u8 = 1;
+const FLAG_COMPRESSED: u8 = 2;
 
 /// Why bytes are not a record, or a record cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +225,7 @@ impl<'a> Record<'a> {
             time_ms: 0,
             ttl_ms: 0,
             delay_ms: 0,
+            compressed: false,
             encoding: Encoding::Binary,
             properties: Properties(&[]),
             payload,
@@ -234,7 +242,7 @@ impl<'a> Record<'a> {
         if !rest.is_empty() {
             return Err(RecordError::TrailingBytes(rest.len()));
         }
-        if raw.flags & !FLAG_RETAIN != 0 {
+        if raw.flags & !(FLAG_RETAIN | FLAG_COMPRESSED) != 0 {
             return Err(RecordError::Flags(raw.flags));
         }
         Ok(Self {
@@ -245,6 +253,7 @@ impl<'a> Record<'a> {
             time_ms: raw.time_ms,
             ttl_ms: raw.ttl_ms,
             delay_ms: raw.delay_ms,
+            compressed: raw.flags & FLAG_COMPRESSED != 0,
             encoding: Encoding::from_code(raw.encoding).ok_or(RecordError::Encoding(raw.encoding))?,
             properties: Properties::parse(raw.properties)?,
             payload: raw.payload,
@@ -269,6 +278,20 @@ impl<'a> Record<'a> {
         16 + 23 + 15 + self.channel.as_str().len() + self.properties.0.len() + self.payload.len()
     }
 
+    /// The encoded length, in bytes.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        let block = |bytes: &[u8]| varint_len(bytes.len() as u64) + bytes.len();
+        let numbers = [self.time_ms, u64::from(self.ttl_ms), u64::from(self.delay_ms)].map(varint_len);
+        // Flags, priority and encoding are a byte each.
+        ID_BYTES
+            + 3
+            + numbers.iter().sum::<usize>()
+            + block(self.channel.as_str().as_bytes())
+            + block(self.properties.0)
+            + block(self.payload)
+    }
+
     /// Appends the record to a vector.
     #[cfg(feature = "daemon")]
     pub fn encode_to(&self, out: &mut Vec<u8>) {
@@ -281,7 +304,7 @@ impl<'a> Record<'a> {
     fn raw(&self) -> RawRecord<'a> {
         RawRecord {
             channel: self.channel.as_str(),
-            flags: if self.retain { FLAG_RETAIN } else { 0 },
+            flags: if self.retain { FLAG_RETAIN } else { 0 } | if self.compressed { FLAG_COMPRESSED } else { 0 },
             priority: self.priority.get(),
             time_ms: self.time_ms,
             ttl_ms: self.ttl_ms,
@@ -291,6 +314,25 @@ impl<'a> Record<'a> {
             payload: self.payload,
         }
     }
+}
+
+/// Whether encoded bytes are those of a record with a compressed payload, without reading all of it; false when they are
+/// no record.
+#[must_use]
+pub fn is_compressed(record: &[u8]) -> bool {
+    let flags = |record: &[u8]| {
+        let mut fields = Fields(record.get(ID_BYTES..)?);
+        fields.block()?;
+        fields.byte()
+    };
+    flags(record).is_some_and(|flags| flags & FLAG_COMPRESSED != 0)
+}
+
+/// Bytes a number takes as a varint.
+#[must_use]
+pub const fn varint_len(value: u64) -> usize {
+    let bits = u64::BITS - (value | 1).leading_zeros();
+    bits.div_ceil(7) as usize
 }
 
 /// The properties of a record: `(tag varint, length varint, bytes)` one after another, checked.
@@ -384,6 +426,7 @@ mod tests {
             time_ms: 1_700_000_000_000,
             ttl_ms: 5,
             delay_ms: 6,
+            compressed: true,
             encoding: Encoding::Json,
             properties: Properties::parse(&properties[..n]).expect("valid"),
             ..Record::new(Channel::parse("a/b").expect("valid"), b"payload")
@@ -391,6 +434,8 @@ mod tests {
         let mut bytes = Vec::new();
         record.encode_to(&mut bytes);
         assert_eq!(Record::decode(&bytes), Ok(record));
+        assert_eq!(record.encoded_len(), bytes.len());
+        assert!(is_compressed(&bytes) && !is_compressed(&bytes[..ID_BYTES + 4]));
         for end in 0..bytes.len() {
             assert!(Record::decode(&bytes[..end]).is_err(), "cut at {end}");
         }

@@ -27,6 +27,10 @@ pub const META_LEAPS: &[u8] = b"leaps";
 /// Meta row: the next queue and body numbers, postcard [`Counters`].
 pub const META_COUNTERS: &[u8] = b"counters";
 
+/// Meta rows: the mount of each tenant there ever was, u32 big-endian, by the tenant's name behind this. They are never
+/// deleted, so that no id is used twice.
+pub const META_TENANT: &[u8] = b"tenant/";
+
 /// Numbers that are never used twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -195,6 +199,12 @@ pub fn dedupe_key(mount: MountId, position: Position) -> [u8; 12] {
     key[..4].copy_from_slice(&mount.0.to_be_bytes());
     key[4..].copy_from_slice(&position.0.to_be_bytes());
     key
+}
+
+/// Key of the meta row that keeps a tenant's mount.
+#[must_use]
+pub fn tenant_key(tenant: &str) -> Bytes {
+    [META_TENANT, tenant.as_bytes()].concat().into()
 }
 
 /// Key of a delayed message: mount, queue, due time, number.

@@ -113,7 +113,8 @@ impl Raw {
         Self::over(Box::new(UnixStream::connect(path).expect("connected")))
     }
 
-    fn over(stream: Box<dyn Stream>) -> Self {
+    /// Over any stream, without hello.
+    pub fn over(stream: Box<dyn Stream>) -> Self {
         Self { stream, sequence: 0, heard: 0, input: Vec::new(), put_back: None }
     }
 
@@ -404,6 +405,7 @@ pub fn record_with<'a>(channel: &'a str, payload: &'a [u8], change: impl FnOnce(
         ttl_ms: 0,
         delay_ms: 0,
         retain: false,
+        compressed: false,
         encoding: Encoding::Binary,
         properties: Properties::default(),
         payload,

@@ -210,7 +210,7 @@ fn work_leaves_when_acknowledged_and_has_one_consumer_group() {
     w.credit(r, 1, 10);
     assert_eq!(w.texts(r).len(), 5);
     w.ack(r, 1, 1, 5);
-    assert_eq!(w.broker.mount.queues[0].messages(), 0);
+    assert_eq!(w.broker.queues[0].messages(), 0);
     let other = w.connect();
     w.consume_with(other, 1, "jobs", "others", &[], |_| {});
     assert_eq!(w.expect_error(other), Code::QueueHasConsumer);
@@ -229,7 +229,7 @@ fn filters_select_and_skipped_messages_hold_nothing_back() {
     w.credit(r, 1, 100);
     assert_eq!(w.texts(r), ["1", "3", "5", "7", "9"]);
     w.ack(r, 1, 1, 5);
-    assert_eq!(w.broker.mount.queues[0].messages(), 0);
+    assert_eq!(w.broker.queues[0].messages(), 0);
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn ttl_ends_a_message_and_delay_holds_it_back_even_over_a_restart() {
     assert_eq!(w.texts(r), ["sooner"]);
     w.pass(3_000);
     assert_eq!(w.texts(r), ["later"]);
-    assert_eq!(w.broker.mount.queues[0].delayed.messages, 0);
+    assert_eq!(w.broker.queues[0].delayed.messages, 0);
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn age_ends_messages_whether_read_or_not() {
     let c = w.connect();
     w.publish(c, 1, "a", "old");
     w.pass(12_000);
-    assert_eq!(w.broker.mount.queues[0].messages(), 0);
+    assert_eq!(w.broker.queues[0].messages(), 0);
     w.publish(c, 2, "a", "new");
     let r = w.connect();
     w.consume(r, 1, "main", "r");
@@ -336,7 +336,7 @@ fn drop_oldest_moves_a_slow_consumer_on_and_counts_what_it_lost() {
     w.publish_batch(c, 1, "a", &numbers(0..100));
     w.credit(r, 1, 100);
     assert_eq!(w.texts(r), numbers(90..100));
-    assert_eq!(w.broker.mount.queues[0].consumers[0].as_ref().map(|c| c.lost), Some(90));
+    assert_eq!(w.broker.queues[0].consumers[0].as_ref().map(|c| c.lost), Some(90));
 }
 
 #[test]

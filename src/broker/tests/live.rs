@@ -133,9 +133,9 @@ fn retained_values_greet_a_subscriber_survive_a_restart_and_are_cleared_by_an_em
     let late = w.connect();
     w.send(late, 1, &Subscribe { retained: true, ..subscribe("site/a/temp") }, &[]);
     assert_eq!(w.frames(late).len(), 1, "only the ok");
-    assert_eq!(w.broker.mount.retained.len(), 2);
-    let total: u64 = w.broker.mount.retained.values().map(|l| u64::from(*l)).sum();
-    assert_eq!(w.broker.mount.retained_bytes, total);
+    assert_eq!(w.broker.mounts[0].retained.len(), 2);
+    let total: u64 = w.broker.mounts[0].retained.values().map(|l| u64::from(*l)).sum();
+    assert_eq!(w.broker.mounts[0].retained_bytes, total);
 }
 
 fn with_history() -> World {
@@ -411,7 +411,7 @@ fn administration_is_for_the_local_admin_only() {
     let items: Vec<admin::PeekItem> = serde_json::from_str(&body).expect("items");
     assert_eq!((items.len(), items[0].payload.as_str()), (1, "shown"));
     assert_eq!(call(&mut w, admin::QUEUE_PURGE, r#"{"name":"main"}"#), (0, r#"{"count":1}"#.into()));
-    assert_eq!(w.broker.mount.queues[0].messages(), 0);
+    assert_eq!(w.broker.queues[0].messages(), 0);
     assert_eq!(call(&mut w, admin::QUEUE_SHOW, r#"{"name":"x"}"#).0, Code::UnknownQueue as u16);
     assert_eq!(call(&mut w, admin::QUEUE_SHOW, "not json").0, Code::BadOptions as u16);
     assert_eq!(call(&mut w, "$admin/nonsense", "").0, Code::NoResponder as u16);

@@ -9,4 +9,5 @@ mod publishing;
 mod review;
 mod simulated;
 mod storage;
+mod tenants;
 mod world;

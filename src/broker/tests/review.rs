@@ -226,7 +226,7 @@ fn a_page_read_for_a_deleted_consumer_moves_no_other() {
     w.credit(a, 1, 10);
     assert_eq!(w.texts(a).len(), 10);
     // What follows is read anew, and the answer takes its time.
-    let lane = w.broker.mount.queues[0].consumers[0].as_mut().and_then(|c| c.lanes[0].as_mut()).expect("met");
+    let lane = w.broker.queues[0].consumers[0].as_mut().and_then(|c| c.lanes[0].as_mut()).expect("met");
     (lane.at, lane.ahead) = (None, Default::default());
     let ack = w.frame(a, 1, &crate::wire::Ack { first: 1, count: 10 }, &[]);
     let credit = w.frame(a, 1, &Credit { messages: 10, bytes: 1_000 }, &[]);

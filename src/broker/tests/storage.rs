@@ -29,7 +29,7 @@ fn when_space_is_low_alarms_are_still_taken_and_acks_go_on_and_it_recovers_by_it
     assert_eq!(w.texts(r), ["alarm", "before"]);
     w.ack(r, 1, 1, 2);
     w.pass(1_000);
-    assert_eq!(w.broker.mount.queues[0].messages(), 0);
+    assert_eq!(w.broker.queues[0].messages(), 0);
     let marks = w.broker.settings().store.clone();
     w.event(Event::Disk { free_bytes: marks.free_low_bytes + 1 });
     w.publish(c, 3, "a", "still low");
@@ -228,9 +228,9 @@ fn accounts_are_the_same_after_a_restart() {
     let seen = w.messages(r);
     w.ack(r, 1, 1, seen.len() as u32);
     w.pass(1_000);
-    let before = (w.broker.mount.queues[0].messages(), w.broker.mount.queues[0].bytes());
+    let before = (w.broker.queues[0].messages(), w.broker.queues[0].bytes());
     w.restart();
-    let after = (w.broker.mount.queues[0].messages(), w.broker.mount.queues[0].bytes());
+    let after = (w.broker.queues[0].messages(), w.broker.queues[0].bytes());
     assert_eq!(before.0, after.0);
     assert!(before.1.abs_diff(after.1) <= 64 * 1_024, "{before:?} {after:?}");
 }

@@ -3,9 +3,9 @@
 
 use crate::broker::{Broker, Effect, Event, Peer, Transmit};
 use crate::config::{QueueSettings, Settings};
-use crate::model::{Channel, ConnId, MessageId, Mono, Now, Record, Volume, Wall};
-use crate::session::{Attempt, NONCE_BYTES};
-use crate::store::{Batch, MemoryStore, Store, StoreError, perform};
+use crate::model::{Channel, ConnId, MessageId, Mono, Now, Position, Record, Volume, Wall};
+use crate::session::{Attempt, NONCE_BYTES, Principal};
+use crate::store::{Batch, MemoryStore, Op, Reader, Store, StoreError, Table, perform, schema};
 use crate::wire::{
     self, Ack, Batch as BatchHead, Code, Consume, Contract, Credit, Decoded, DeliverItems, FrameType, Head, Hello,
     Outcome, Publish, Start,
@@ -88,6 +88,7 @@ impl World {
 
     /// A broker that starts on a store as it is.
     pub(super) fn on(settings: Settings, disk: Box<dyn Store>) -> Self {
+        let settings = behind_a_door(settings);
         let now = Now { mono: Mono(1_000_000), wall: Wall(1_700_000_000_000) };
         let broker = Broker::new(now, Arc::new(settings), &*disk.reader(), 7).expect("the store loads");
         let mut world = Self {
@@ -111,16 +112,24 @@ impl World {
 
     /// Pulls the plug: what was committed stays, all else is gone; the broker starts anew on it.
     pub(super) fn restart(&mut self) {
-        let settings = Arc::new(self.broker.settings().clone());
+        let settings = self.broker.settings().clone();
+        self.restart_with(settings);
+    }
+
+    /// As [`World::restart`], with other settings.
+    pub(super) fn restart_with(&mut self, settings: Settings) {
+        let settings = behind_a_door(settings);
         self.clients.clear();
         self.held.clear();
         self.hold_commits = false;
         self.memory = MemoryStore::new();
-        self.broker = Broker::new(self.now, settings, &*self.disk.reader(), 8).expect("what was written loads");
+        self.broker =
+            Broker::new(self.now, Arc::new(settings), &*self.disk.reader(), 8).expect("what was written loads");
         self.settle();
     }
 
     pub(super) fn reload(&mut self, settings: Settings) {
+        let settings = behind_a_door(settings);
         self.broker.handle(self.now, Event::Reload { settings: Arc::new(settings) });
         self.settle();
     }
@@ -243,6 +252,49 @@ impl World {
         self.send(conn, 0, &Hello { message_bytes_max, ..HELLO }, &[]);
         assert_eq!(self.expect(conn).kind, FrameType::Welcome);
         conn
+    }
+
+    /// A session of somebody of this tenant who is no administrator.
+    pub(super) fn connect_to(&mut self, tenant: &str) -> ConnId {
+        let conn = self.greet(tenant);
+        assert_eq!(self.expect(conn).kind, FrameType::Welcome, "of {tenant:?}");
+        conn
+    }
+
+    /// Why nobody of this tenant may come in.
+    pub(super) fn refused(&mut self, tenant: &str) -> Code {
+        let conn = self.greet(tenant);
+        let code = self.expect_error(conn);
+        assert!(self.is_closed(conn));
+        code
+    }
+
+    fn greet(&mut self, tenant: &str) -> ConnId {
+        let conn = self.connect_raw(false);
+        self.send(conn, 0, &HELLO, &[]);
+        if let Some((conn, _)) = self.asked.pop_front() {
+            let roles = vec!["open".into()];
+            let principal = Principal { name: "somebody".into(), tenant: tenant.into(), roles, ..Principal::default() };
+            self.event(Event::Authenticated { conn, outcome: Ok(principal) });
+        }
+        conn
+    }
+
+    /// Makes a session that of an administrator.
+    pub(super) fn administers(&mut self, conn: ConnId) {
+        self.broker.conns.get_mut(&conn).expect("connected").session.principal.admin = true;
+    }
+
+    /// What the disk holds.
+    pub(super) fn disk(&self) -> Box<dyn Reader> {
+        self.disk.reader()
+    }
+
+    /// Commits this behind the broker's back; the broker is to be started anew after it.
+    pub(super) fn commit_beside(&mut self, op: Op) {
+        let row = self.disk.reader().get(Table::Meta, schema::META_APPLIED).expect("reads").expect("was written");
+        let position = Position(u64::from_be_bytes(row[..].try_into().expect("eight bytes")) + 1);
+        self.disk.commit(&[Batch { position, ops: vec![op] }]).expect("commits");
     }
 
     pub(super) fn disconnect(&mut self, conn: ConnId) {
@@ -446,6 +498,21 @@ impl World {
         all
     }
 
+    /// The texts of the messages before the one ok that ends them.
+    pub(super) fn texts_until_ok(&mut self, conn: ConnId) -> Vec<String> {
+        let mut frames = self.frames(conn);
+        assert_eq!(frames.pop().map(|f| f.kind), Some(FrameType::Ok));
+        assert!(frames.iter().all(|f| f.kind == FrameType::Deliver), "{frames:?}");
+        let texts = |f: &Seen| {
+            let head = f.get::<wire::Deliver>();
+            let items = DeliverItems::parse(&f.payload, head.count, head.total).expect("well-formed");
+            items
+                .map(|i| String::from_utf8_lossy(Record::decode(i.record).expect("a record").payload).into_owned())
+                .collect::<Vec<_>>()
+        };
+        frames.iter().flat_map(texts).collect()
+    }
+
     pub(super) fn texts(&mut self, conn: ConnId) -> Vec<String> {
         self.messages(conn).into_iter().map(|m| m.text).collect()
     }
@@ -456,6 +523,14 @@ impl Seen {
         assert_eq!(self.kind, H::KIND, "{self:?}");
         postcard::take_from_bytes::<H>(&self.head).expect("a well-formed head").0
     }
+}
+
+/// Where there are tenants somebody says who is of which.
+fn behind_a_door(mut settings: Settings) -> Settings {
+    if !settings.tenants.is_empty() {
+        settings.auth.identities.get_or_insert_with(|| "identities".into());
+    }
+    settings
 }
 
 pub(super) fn record(channel: &str, text: &str, change: impl FnOnce(&mut Record<'_>)) -> Vec<u8> {

@@ -26,7 +26,7 @@ fn daemon_of_its_own() {
         settings: testing::settings(Path::new(&folder)),
         reload: None,
         signals: true,
-        door: super::super::door(),
+        identities: super::super::identities(),
     };
     let ledger = Arc::<Ledger>::default();
     let kept = Arc::clone(&ledger);
