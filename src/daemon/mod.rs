@@ -274,7 +274,7 @@ fn floor(reader: &dyn Reader) -> Result<Wall, StoreError> {
 /// What the TLS listeners show and trust, if there are any. What is out of date is taken at a start: the other doors must
 /// open, and a clock that is not yet set must not keep a box from coming up.
 fn load_tls(settings: &Settings, folder: &Path, now: Wall) -> Result<Option<Tls>, ServeError> {
-    if settings.listen.tls.is_empty() {
+    if settings.listen.tls.is_empty() && settings.listen.https.is_empty() {
         return Ok(None);
     }
     tls::load(&settings.tls, folder, now).map(|material| Some(Tls::new(material))).map_err(ServeError::Tls)

@@ -10,8 +10,8 @@ mod stream;
 
 pub use connector::{Connector, Trust};
 pub use explain::{Side, TlsError, blame, explain, explain_io};
-pub use facts::{CertificateFacts, CrlFacts, day};
-pub use pem::{FILE_BYTES_MAX, PemError, certificates, private_key, revocation_lists};
+pub use facts::{CertificateFacts, CrlFacts, KeyFacts, day, serial_text, signed_by};
+pub use pem::{FILE_BYTES_MAX, Part, PemError, certificates, parts, private_key, revocation_lists};
 pub use stream::TlsStream;
 
 use rustls::SupportedProtocolVersion;
