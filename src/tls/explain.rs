@@ -87,6 +87,8 @@ pub fn explain(error: &Error, side: Side, first: &[u8]) -> TlsError {
             PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::SupportedVersionsExtensionRequired
+            // TLS 1.1 and older have no such extension.
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired
             | PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => TlsError::new("version", "it speaks TLS 1.1 or older; expected TLS 1.2 or 1.3"),
