@@ -4,6 +4,8 @@
 #![cfg_attr(not(feature = "daemon"), no_std)]
 
 #[cfg(feature = "daemon")]
+pub mod auth;
+#[cfg(feature = "daemon")]
 pub mod broker;
 #[cfg(feature = "daemon")]
 pub mod cli;

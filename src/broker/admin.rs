@@ -8,8 +8,10 @@ use crate::model::admin::{
     self, AdminError, ConsumerQuery, ConsumerStatus, Count, LaneStatus, PEEK_MAX, PEEK_PAYLOAD_BYTES_MAX, Payload,
     PeekItem, PeekQuery, QueueQuery, QueueStatus, ReplayQuery, Status,
 };
+use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::{ConnId, Priority, Properties, Record, tag};
 use crate::queue::{Admission, Queue};
+use crate::seal::expand_record;
 use crate::store::block::BlockReader;
 use crate::store::{Op, ReadRequest, ReadResult, Table, schema};
 use crate::wire::{Code, Contract};
@@ -373,7 +375,8 @@ fn each(blocks: &[crate::store::Block], from: &mut u64, visible: u64, visit: &mu
 }
 
 fn peek_item(lane: Priority, seq: u64, stored_ms: u64, data: &[u8]) -> Option<PeekItem> {
-    let record = Record::decode(data).ok()?;
+    let expanded = expand_record(data, MESSAGE_BYTES_MAX as usize).ok()?;
+    let record = Record::decode(expanded.as_deref().unwrap_or(data)).ok()?;
     let shown = &record.payload[..record.payload.len().min(PEEK_PAYLOAD_BYTES_MAX)];
     let properties = record.properties.iter().map(|p| {
         let text = Payload::from_bytes(p.value).as_str().to_owned();
@@ -400,6 +403,8 @@ fn property_name(number: u32) -> String {
         tag::ORIGIN => "origin",
         tag::HOPS => "hops",
         tag::SIGNATURE => "signature",
+        tag::SIGNER => "signer",
+        tag::SEAL => "seal",
         tag::DEAD_REASON => "dead-reason",
         tag::DEAD_ATTEMPTS => "dead-attempts",
         tag::DEAD_QUEUE => "dead-queue",

@@ -1,5 +1,6 @@
 //! Connections: bytes in and out, handshake, heartbeats, and the end.
 
+use super::expand::with_encodings;
 use super::publish::BROKER_STREAM;
 use super::{Broker, Effect, Peer, Timer, Transmit};
 use crate::model::limits::{CHUNK_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
@@ -87,13 +88,12 @@ impl Conn {
         self.session.outbox.data_len() + self.building.items.len()
     }
 
-    /// Whether a message of this length may go to this subscription at once, nothing else being to do for it.
+    /// Whether a message of this length, which the peer takes, may go to this subscription at once, nothing else being to do
+    /// for it.
     pub(super) fn takes_live(&self, stream: u32, len: usize, waiting_max: usize) -> bool {
         let Some(Stream::Subscription(subscription)) = self.session.streams.get(&stream) else { return false };
         let waiting = self.waiting_bytes();
-        subscription.is_even()
-            && len <= self.session.peer_message_bytes_max as usize
-            && (waiting == 0 || waiting + len <= waiting_max)
+        subscription.is_even() && (waiting == 0 || waiting + len <= waiting_max)
     }
 }
 
@@ -262,8 +262,11 @@ impl Broker {
 
     fn handle_request(&mut self, conn: ConnId, open: bool, request: Request<'_>) -> Result<(), Fault> {
         match request {
-            Request::Hello(hello) if !open => self.handle_hello(conn, &hello),
-            Request::Hello(_) => Err(Fault::new(Code::UnexpectedFrame, "hello is said once")),
+            Request::Hello(hello, extensions) if !open => {
+                self.note_encodings(conn, extensions);
+                self.handle_hello(conn, &hello)
+            }
+            Request::Hello(..) => Err(Fault::new(Code::UnexpectedFrame, "hello is said once")),
             Request::Close => {
                 if let Some(c) = self.conns.get_mut(&conn) {
                     c.session.close(self.now.mono);
@@ -340,7 +343,7 @@ impl Broker {
             window_bytes: limits.window_bytes,
             time_ms: self.now.wall.0,
         };
-        self.control(conn, 0, FrameType::Welcome, &welcome);
+        self.control(conn, 0, FrameType::Welcome, &with_encodings(welcome));
         self.arm_session(conn);
         Ok(())
     }
@@ -601,11 +604,6 @@ impl Broker {
                 self.disk.held.push(conn);
             }
         }
-    }
-
-    /// Whether a record is not larger than the peer takes.
-    pub(super) fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
-        self.conns.get(&conn).is_none_or(|c| len <= c.session.peer_message_bytes_max as usize)
     }
 
     /// Milliseconds since start.

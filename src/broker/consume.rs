@@ -446,14 +446,14 @@ impl Broker {
         let flags = if pending.delivered { item_flag::REDELIVERED } else { 0 };
         let now = self.now.mono;
         let a = &mut consumer.attachments[at];
-        if !self.fits_peer(a.conn, entry.data.len()) {
+        let Some(shaped) = self.shape(a.conn, entry.data) else {
             consumer.set_state(lane, seq, PendingState::Dying);
             self.fetch(q, c, lane, seq);
             return;
-        }
-        let a = &mut consumer.attachments[at];
-        let tag = a.tag(lane, seq, entry.data.len());
+        };
+        let tag = a.tag(lane, seq, shaped.len());
         let (conn, stream, id) = (a.conn, a.stream, a.id);
+        let entry = Entry { data: &shaped, ..entry };
         let item = delivery(flags, lane, seq, pending.attempts + 1, stored, &entry);
         let epoch = self.queues[q].epoch.0;
         self.item(conn, stream, epoch, tag, &item);
@@ -601,13 +601,14 @@ impl Broker {
                 continue;
             }
             let (conn, stream, id) = (a.conn, a.stream, a.id);
-            if !self.fits_peer(conn, entry.data.len()) {
+            let Some(shaped) = self.shape(conn, entry.data) else {
                 consumer.deliver_next(lane, id, now.mono);
                 consumer.set_state(lane, seq, PendingState::Dying);
                 self.fetch(q, c, lane, seq);
                 continue;
-            }
-            let tag = consumer.attachments[at].tag(lane, seq, entry.data.len());
+            };
+            let entry = Entry { data: &shaped, ..entry };
+            let tag = consumer.attachments[at].tag(lane, seq, shaped.len());
             consumer.deliver_next(lane, id, now.mono);
             let suspect = seq < consumer.lane_mut(lane).suspect_below;
             let flags = if suspect { item_flag::REDELIVERED } else { 0 };

@@ -41,7 +41,7 @@ impl Broker {
             self.lose(q, consumer, lane, seq);
             return;
         };
-        let reason = if consumer.attachments.iter().any(|a| !self.fits_peer(a.conn, entry.data.len())) {
+        let reason = if consumer.attachments.iter().any(|a| self.shape(a.conn, entry.data).is_none()) {
             "larger than its consumer takes"
         } else {
             "its attempts were exhausted or it was given up"

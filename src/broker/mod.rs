@@ -13,6 +13,7 @@ mod consume;
 mod dead;
 mod delayed;
 mod entries;
+mod expand;
 
 mod event;
 mod load;
@@ -66,6 +67,8 @@ pub struct Broker {
     timers: Due<Timer>,
     effects: VecDeque<Effect>,
     counters: Counters,
+    /// Where compressed payloads are expanded to be looked at.
+    scratch: Vec<u8>,
     ids: u64,
     stopping: Option<Mono>,
     stopped: bool,
@@ -140,6 +143,7 @@ impl Broker {
             timers: Due::default(),
             effects: VecDeque::new(),
             counters: Counters::default(),
+            scratch: Vec::new(),
             ids: 1,
             stopping: None,
             stopped: false,

@@ -1,6 +1,7 @@
 //! A publish: judged whole before anything of it is kept.
 
 use super::commit::LiveItem;
+use super::expand::{Shapes, shrink};
 use super::mount::Route;
 use super::{Broker, Effect};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
@@ -112,9 +113,7 @@ impl Broker {
         if record.channel.is_reserved() {
             return Err((Code::Forbidden, 0));
         }
-        if record.compressed {
-            return Err((Code::BadRecord, 0));
-        }
+        self.check_contents(&record)?;
         if asked == Contract::Upstream {
             return Err((Code::NotSupported, 0));
         }
@@ -136,6 +135,18 @@ impl Broker {
         let route = self.mounts[mount].route(record.channel.as_str());
         let takers = self.judge(mount, asked, &record, bytes, &route)?;
         Ok(self.take(mount, asked, &record, bytes, &route, &takers))
+    }
+
+    /// Whether the payload is what the record says of it.
+    fn check_contents(&mut self, record: &Record<'_>) -> Result<(), Refused> {
+        if !record.compressed {
+            return Ok(());
+        }
+        let mut plain = std::mem::take(&mut self.scratch);
+        let checked = self.check_compressed(record, &mut plain);
+        shrink(&mut plain);
+        self.scratch = plain;
+        checked.map_err(|code| (code, 0))
     }
 
     /// Which queues take the message. Nothing is changed unless all that must take it can.
@@ -393,14 +404,16 @@ impl Broker {
     /// Hands a message to the live subscriptions of its route.
     pub(super) fn fan_out(&mut self, route: &Route, item: LiveItem, record: &[u8]) {
         let waiting_max = self.settings.limits.outbox_bytes_max as usize;
+        let mut shapes = Shapes::new(record);
         for &(conn, stream) in &route.subscriptions {
             let Some(c) = self.conns.get_mut(&conn) else { continue };
-            if !c.takes_live(stream, record.len(), waiting_max) {
+            let shaped = shapes.for_conn(c).filter(|shaped| c.takes_live(stream, shaped.len(), waiting_max));
+            let Some(shaped) = shaped else {
                 self.deliver_live(conn, stream, item, record);
                 continue;
-            }
+            };
             self.counters.fanned_out += 1;
-            if c.item(stream, item.epoch, 0, &item.deliver(0, record)) {
+            if c.item(stream, item.epoch, 0, &item.deliver(0, shaped)) {
                 self.effects.push_back(Effect::Wake { conn });
             }
         }
