@@ -41,7 +41,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("runtime", &["model"]),
     ("tls", &["model"]),
-    ("transport", &["model", "session", "config", "runtime", "tls"]),
+    ("transport", &["model", "session", "config", "auth", "runtime", "tls"]),
     (
         "daemon",
         &[

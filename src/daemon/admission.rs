@@ -7,12 +7,14 @@ use super::shared::Shared;
 use crate::broker::{Event, Peer};
 use crate::model::Mono;
 use crate::runtime::clock;
+use crate::schedule::{Gate, Rate};
 use crate::session::Via;
 use crate::transport::{BoxStream, Inside};
 use crate::wire::{self, Code, ErrorHead, FrameType};
 use smol::LocalExecutor;
 use smol::io::AsyncWrite;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -21,6 +23,10 @@ use std::task::{Context, Poll, Waker};
 pub(super) const REFUSALS_MAX: usize = 64;
 /// What those are told to wait, in milliseconds.
 const RETRY_CONNECT_MS: u32 = 5_000;
+/// Seconds of connects an address may make at once.
+const CONNECTS_BURST: u64 = 10;
+/// Addresses whose connects are remembered.
+const ADDRESSES_MAX: usize = 4_096;
 /// A refusal for want of room is said this often, in milliseconds.
 const SAY_EVERY_MS: u64 = 60_000;
 
@@ -40,6 +46,8 @@ pub(super) struct Admission<M: Machine> {
     executor: Weak<LocalExecutor<'static>>,
     /// Where there is TLS.
     handshakes: Option<Rc<Handshakes>>,
+    /// Handshakes of each address.
+    gate: RefCell<Gate>,
     said: Cell<Option<Mono>>,
 }
 
@@ -50,7 +58,13 @@ impl<M: Machine + 'static> Admission<M> {
         handshakes: Option<Rc<Handshakes>>,
     ) -> Rc<Self> {
         let (shared, executor) = (Rc::clone(shared), Rc::downgrade(executor));
-        Rc::new(Self { shared, executor, handshakes, said: Cell::new(None) })
+        Rc::new(Self {
+            shared,
+            executor,
+            handshakes,
+            gate: RefCell::new(Gate::new(ADDRESSES_MAX)),
+            said: Cell::new(None),
+        })
     }
 
     /// Somebody connected. Whatever costs little is looked at before whatever costs much.
@@ -58,6 +72,11 @@ impl<M: Machine + 'static> Admission<M> {
         match (door, peer) {
             (Door::Tls, Peer::Ip { address, .. }) => {
                 let Some(handshakes) = &self.handshakes else { return };
+                // The machine asks a gate of its own; here it is about the handshake, which costs more than a connection.
+                if let Err(wait_ms) = self.may_shake_hands(address.ip()) {
+                    log::debug!("no handshake with {address}, which connects too often: it may in {wait_ms} ms");
+                    return;
+                }
                 if self.is_full() {
                     // It would cost a handshake to say so.
                     return self.say_full();
@@ -86,6 +105,15 @@ impl<M: Machine + 'static> Admission<M> {
         log::debug!("connection {} from {peer:?}", conn.0);
         self.shared.handle(Event::Opened { conn, peer });
         executor.spawn(Connection::new(Rc::clone(&self.shared), conn, stream)).detach();
+    }
+
+    /// Asks the gate, where `limits.rates.connects` is set.
+    fn may_shake_hands(&self, address: IpAddr) -> Result<(), u32> {
+        let per_second = u64::from(self.shared.machine.borrow().settings().limits.rates.connects_per_second);
+        match Rate::new(per_second, per_second.saturating_mul(CONNECTS_BURST)) {
+            Some(rate) => self.gate.borrow_mut().connect(address, rate, clock::mono()),
+            None => Ok(()),
+        }
     }
 
     fn connections_max(&self) -> usize {

@@ -45,3 +45,14 @@ fn a_crowd_of_half_handshakes_keeps_nobody_out() {
     raw.hello(60_000);
     raw.publishes(1, 1, "site/witness");
 }
+
+#[test]
+fn an_address_that_connects_too_often_gets_no_handshake() {
+    let (_, made) = good();
+    let daemon = Daemon::start(&made, |_, settings| settings.limits.rates.connects_per_second = 1);
+    let config = Arc::new(blind(tidegate::tls::VERSIONS, &[]));
+    // Ten at once, and one a second: of thirty, some come to an end before a byte.
+    let refused = (0..30).filter(|_| try_connect(&daemon, "localhost", &config).is_err()).count();
+    assert!((1..=20).contains(&refused), "{refused}");
+    heard(&["no handshake with 127.0.0.1:", "connects too often"]);
+}

@@ -81,7 +81,7 @@ fn bad_new_files_are_refused_with_their_reason_and_the_old_ones_stay() {
     }
     fs::remove_file(daemon.file("server.key")).expect("there");
     daemon.running.stopper.reload();
-    heard(&["the old ones stay in force", &daemon.file("server.key").display().to_string(), "No such file"]);
+    heard(&["the old ones stay in force", &daemon.file("server.key").display().to_string(), "no such file"]);
     // And once it is right again it is taken, without being asked.
     pki::put(daemon.files.path(), "server", &other);
     wait_for("the good one is not shown", || shown(&daemon, None) == other.serial.to_bytes());

@@ -90,6 +90,9 @@ pub(super) struct Bench {
     /// Connect to that broker over TLS, with a certificate made for it
     #[arg(long, requires = "spawn", conflicts_with = "config")]
     tls: bool,
+    /// Connect to that broker over TCP [default: over its Unix socket]
+    #[arg(long, requires = "spawn", conflicts_with = "tls")]
+    tcp: bool,
     /// Process of the broker, for its CPU and memory [default: found by its Unix socket]
     #[arg(long, value_name = "PID", conflicts_with = "spawn")]
     pid: Option<u32>,
@@ -137,7 +140,8 @@ impl Bench {
                             None => self.configuration(folder, &mut options)?,
                         };
                         let broker = Spawned::start(folder, &config).await?;
-                        let address = if self.tls { broker.tls.clone() } else { None };
+                        let over_tcp = self.tcp.then(|| broker.tcp.clone());
+                        let address = if self.tls { broker.tls.clone() } else { over_tcp };
                         let address = address.unwrap_or_else(|| broker.unix.clone());
                         let target = Target { address, options };
                         let report = self.measure(&executor, &target, Some(broker.pid())).await?;

@@ -58,7 +58,7 @@ impl Revoke {
         if global.json {
             output::json(&json!({"list": path.display().to_string(), "revoked": revoked.len()}))?;
         } else {
-            output::line(format!("{} revokes {} certificates", path.display(), revoked.len()))?;
+            output::line(format!("revoked by {}: {}", path.display(), revoked.len()))?;
         }
         Ok(Exit::Ok)
     }

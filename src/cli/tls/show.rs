@@ -152,7 +152,7 @@ fn list(facts: &CrlFacts, now: Wall) -> Shown {
         .next
         .map_or("never".to_owned(), |next| format!("{}{}", day(next), if overdue { " (OVERDUE)" } else { "" }));
     let mut text = format!("revocation list of {}\n  made: {}\n  next due: {next}\n", facts.issuer, day(facts.made));
-    let _ = writeln!(text, "  revokes {} certificates", facts.revoked.len());
+    let _ = writeln!(text, "  revoked: {}", facts.revoked.len());
     for (serial, since) in &facts.revoked {
         let _ = writeln!(text, "    {} since {}", serial_text(serial), day(*since));
     }
