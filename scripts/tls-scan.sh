@@ -58,7 +58,10 @@ work=$(mktemp -d)
 broker=''
 # shellcheck disable=SC2317 # Called by the trap.
 clean_up() {
-    [[ -z $broker ]] || kill "$broker" 2>/dev/null || true
+    if [[ -n $broker ]]; then
+        kill "$broker" 2>/dev/null || true
+        wait "$broker" 2>/dev/null || true
+    fi
     rm -rf "$work"
 }
 trap clean_up EXIT

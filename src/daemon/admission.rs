@@ -4,12 +4,14 @@ use super::connection::Connection;
 use super::handshakes::Handshakes;
 use super::machine::Machine;
 use super::shared::Shared;
+use super::web::Pages;
 use crate::broker::{Event, Peer};
 use crate::model::Mono;
 use crate::runtime::clock;
 use crate::schedule::{Gate, Rate};
 use crate::session::Via;
-use crate::transport::{BoxStream, Inside};
+use crate::transport::{BoxStream, Http, Inside, Upgraded};
+use crate::websocket::Frames;
 use crate::wire::{self, Code, ErrorHead, FrameType};
 use smol::LocalExecutor;
 use smol::io::AsyncWrite;
@@ -37,6 +39,10 @@ pub(super) enum Door {
     Frames,
     /// Frames over TLS.
     Tls,
+    /// HTTP, until it is a WebSocket.
+    Http,
+    /// HTTP over TLS.
+    Https,
 }
 
 /// All that doors share.
@@ -46,8 +52,9 @@ pub(super) struct Admission<M: Machine> {
     executor: Weak<LocalExecutor<'static>>,
     /// Where there is TLS.
     handshakes: Option<Rc<Handshakes>>,
-    /// Handshakes of each address.
+    /// Handshakes and requests of each address.
     gate: RefCell<Gate>,
+    http: Rc<Http>,
     said: Cell<Option<Mono>>,
 }
 
@@ -57,38 +64,65 @@ impl<M: Machine + 'static> Admission<M> {
         executor: &Rc<LocalExecutor<'static>>,
         handshakes: Option<Rc<Handshakes>>,
     ) -> Rc<Self> {
+        let http = Rc::new(Http::new(Rc::new(Pages::new(shared))));
         let (shared, executor) = (Rc::clone(shared), Rc::downgrade(executor));
         Rc::new(Self {
             shared,
             executor,
             handshakes,
             gate: RefCell::new(Gate::new(ADDRESSES_MAX)),
+            http,
             said: Cell::new(None),
         })
     }
 
     /// Somebody connected. Whatever costs little is looked at before whatever costs much.
     pub(super) fn arrived(self: &Rc<Self>, door: Door, stream: BoxStream, peer: Peer) {
+        if let Peer::Ip { address, .. } = &peer
+            && let Err(wait_ms) = self.may_come_in(door, address.ip())
+        {
+            log::debug!("no handshake with {address}, which connects too often: it may in {wait_ms} ms");
+            return;
+        }
         match (door, peer) {
-            (Door::Tls, Peer::Ip { address, .. }) => {
+            (Door::Tls | Door::Https, Peer::Ip { address, .. }) => {
                 let Some(handshakes) = &self.handshakes else { return };
-                // The machine asks a gate of its own; here it is about the handshake, which costs more than a connection.
-                if let Err(wait_ms) = self.may_shake_hands(address.ip()) {
-                    log::debug!("no handshake with {address}, which connects too often: it may in {wait_ms} ms");
-                    return;
-                }
                 if self.is_full() {
                     // It would cost a handshake to say so.
                     return self.say_full();
                 }
                 let timeout_ms = u64::from(self.shared.machine.borrow().settings().limits.handshake_ms);
                 let admission = Rc::clone(self);
-                handshakes.start(stream, address, Inside::Frames, timeout_ms, move |stream, certificate| {
-                    admission.enter(stream, Peer::Ip { address, via: Via::Tls, certificate });
-                });
+                if door == Door::Tls {
+                    handshakes.start(stream, address, Inside::Frames, timeout_ms, move |stream, certificate| {
+                        admission.enter(stream, Peer::Ip { address, via: Via::Tls, certificate });
+                    });
+                } else {
+                    handshakes.start(stream, address, Inside::Http, timeout_ms, move |stream, certificate| {
+                        admission.visit(stream, Peer::Ip { address, via: Via::Https, certificate });
+                    });
+                }
+            }
+            (Door::Http, Peer::Ip { address, certificate, .. }) => {
+                self.visit(stream, Peer::Ip { address, via: Via::Http, certificate });
             }
             (_, peer) => self.enter(stream, peer),
         }
+    }
+
+    /// Somebody speaks HTTP, in a task of its own, and may speak frames once it is a WebSocket.
+    fn visit(self: &Rc<Self>, stream: BoxStream, peer: Peer) {
+        let Some(executor) = self.executor.upgrade() else { return };
+        let admission = Rc::clone(self);
+        // Boxed, so that what HTTP needed is gone once it is a WebSocket.
+        let visit = Box::pin(Rc::clone(&self.http).serve(stream, peer));
+        let task = async move {
+            if let Some(Upgraded { stream, already, peer, .. }) = visit.await {
+                let frame_bytes_max = admission.shared.machine.borrow().settings().limits.frame_bytes_max;
+                admission.enter(Box::new(Frames::server(stream, already, frame_bytes_max)), peer);
+            }
+        };
+        executor.spawn(task).detach();
     }
 
     /// Somebody who may speak frames now gets a task, if there is room.
@@ -107,9 +141,16 @@ impl<M: Machine + 'static> Admission<M> {
         executor.spawn(Connection::new(Rc::clone(&self.shared), conn, stream)).detach();
     }
 
-    /// Asks the gate, where `limits.rates.connects` is set.
-    fn may_shake_hands(&self, address: IpAddr) -> Result<(), u32> {
-        let per_second = u64::from(self.shared.machine.borrow().settings().limits.rates.connects_per_second);
+    /// Asks the gate, where `limits.rates.connects` is set. The machine asks one of its own about every session, and can say
+    /// why; here it is about what costs more than a connection: a handshake, a request. Whom a proxy brings is known later.
+    fn may_come_in(&self, door: Door, address: IpAddr) -> Result<(), u32> {
+        let machine = self.shared.machine.borrow();
+        let settings = machine.settings();
+        let behind_proxies = !settings.http.trusted_proxies.is_empty();
+        if door == Door::Frames || (door != Door::Tls && behind_proxies) {
+            return Ok(());
+        }
+        let per_second = u64::from(settings.limits.rates.connects_per_second);
         match Rate::new(per_second, per_second.saturating_mul(CONNECTS_BURST)) {
             Some(rate) => self.gate.borrow_mut().connect(address, rate, clock::mono()),
             None => Ok(()),

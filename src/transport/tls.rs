@@ -134,6 +134,7 @@ impl Material {
         let mut config = builder.with_cert_resolver(Arc::new(shown));
         config.ticketer = Ticketer::new().map_err(|why| bad("tls", &format!("no randomness for tickets ({why})")))?;
         config.send_tls13_tickets = TICKETS;
+        config.ignore_client_order = true;
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
         config.alpn_protocols = vec![ALPN_FRAMES.to_vec()];
         let mut http = config.clone();

@@ -156,7 +156,7 @@ fn a_revocation_takes_effect_by_itself_and_no_ticket_brings_the_revoked_back() {
     attempt().expect("not revoked");
     assert_eq!(attempt().expect("not revoked"), Some(rustls::HandshakeKind::Resumed));
     // As DER, which is taken as well.
-    pki::write(&daemon.file("list.pem"), clients.revokes(&[bad.serial.clone()], 10).1);
+    pki::write(&daemon.file("list.pem"), clients.revokes(std::slice::from_ref(&bad.serial), 10).1);
     wait_for("the revoked one still comes in", || attempt().is_err());
     let said = refusal(daemon.url("localhost"), lost);
     assert!(said.contains("was revoked"), "{said}");
