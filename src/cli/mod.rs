@@ -18,7 +18,7 @@ mod spawned;
 mod status;
 mod store;
 mod sub;
-mod tls_options;
+mod tls;
 mod units;
 
 pub use exit::{CliError, Exit};
@@ -53,7 +53,7 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
     #[command(flatten)]
-    tls: tls_options::TlsOptions,
+    tls: tls::TlsOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +75,9 @@ enum Command {
     Queue(queue::Queue),
     /// Show how the broker is
     Status(status::StatusArgs),
+    /// Make and explain certificates
+    #[command(subcommand)]
+    Tls(tls::Tls),
     /// Check a configuration file
     CheckConfig(check_config::CheckConfig),
     /// Check or compact the store of a stopped broker
@@ -120,6 +123,7 @@ impl Command {
             Self::Reply(command) => command.run(global),
             Self::Queue(command) => command.run(global),
             Self::Status(command) => command.run(global),
+            Self::Tls(command) => command.run(global),
             Self::CheckConfig(command) => command.run(global),
             Self::Store(command) => command.run(global),
             Self::Smoke(command) => command.run(global),
