@@ -6,8 +6,11 @@ mod connect;
 mod consume;
 mod exit;
 mod generate;
+mod keys;
 mod messages;
 mod output;
+mod passwd;
+mod prompt;
 mod publish;
 mod queue;
 mod reply;
@@ -18,6 +21,7 @@ mod spawned;
 mod status;
 mod store;
 mod sub;
+mod token;
 mod units;
 
 pub use exit::{CliError, Exit};
@@ -70,6 +74,14 @@ enum Command {
     Status(status::StatusArgs),
     /// Check a configuration file
     CheckConfig(check_config::CheckConfig),
+    /// Make keys, show them, and let clients in by them
+    #[command(subcommand, after_help = keys::HELP)]
+    Keys(keys::Keys),
+    /// Set or remove somebody's password
+    Passwd(passwd::Passwd),
+    /// Make, inspect and verify tokens (JWT)
+    #[command(subcommand)]
+    Token(token::Token),
     /// Check or compact the store of a stopped broker
     #[command(subcommand)]
     Store(store::Store),
@@ -114,6 +126,9 @@ impl Command {
             Self::Queue(command) => command.run(global),
             Self::Status(command) => command.run(global),
             Self::CheckConfig(command) => command.run(global),
+            Self::Keys(command) => command.run(global),
+            Self::Passwd(command) => command.run(global),
+            Self::Token(command) => command.run(global),
             Self::Store(command) => command.run(global),
             Self::Smoke(command) => command.run(global),
             Self::Bench(command) => command.run(global),
