@@ -34,5 +34,9 @@ pub mod session;
 #[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]
+pub mod tls;
+#[cfg(feature = "daemon")]
 pub mod transport;
+#[cfg(feature = "daemon")]
+pub mod websocket;
 pub mod wire;

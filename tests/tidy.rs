@@ -40,7 +40,9 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("runtime", &["model"]),
-    ("transport", &["model", "session", "config", "runtime"]),
+    ("tls", &["model"]),
+    ("websocket", &["model", "wire"]),
+    ("transport", &["model", "session", "config", "runtime", "tls", "websocket"]),
     (
         "daemon",
         &[
@@ -56,9 +58,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "auth",
             "session",
             "seal",
+            "tls",
+            "websocket",
         ],
     ),
-    ("client", &["model", "wire", "schedule", "seal"]),
+    ("client", &["model", "wire", "schedule", "seal", "tls", "websocket"]),
     (
         "cli",
         &[
@@ -75,6 +79,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "routing",
             "session",
             "transport",
+            "tls",
         ],
     ),
 ];

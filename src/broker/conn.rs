@@ -1,5 +1,6 @@
 //! Connections: bytes in and out, handshake, heartbeats, and the end.
 
+use super::expand::with_encodings;
 use super::publish::BROKER_STREAM;
 use super::{Broker, Effect, Peer, Timer, Transmit};
 use crate::model::limits::{CHUNK_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
@@ -19,6 +20,9 @@ pub(super) struct Conn {
     pub(super) mount: usize,
     /// Whether it is counted there.
     pub(super) entered: bool,
+    /// What it may publish, with others of its principal; from when that is first limited on.
+    pub(super) budget: Option<super::rates::Shared>,
+    pub(super) manners: super::rates::Manners,
     pub(super) peer: Peer,
     native: Native,
     building: Building,
@@ -87,13 +91,12 @@ impl Conn {
         self.session.outbox.data_len() + self.building.items.len()
     }
 
-    /// Whether a message of this length may go to this subscription at once, nothing else being to do for it.
+    /// Whether a message of this length, which the peer takes, may go to this subscription at once, nothing else being to do
+    /// for it.
     pub(super) fn takes_live(&self, stream: u32, len: usize, waiting_max: usize) -> bool {
         let Some(Stream::Subscription(subscription)) = self.session.streams.get(&stream) else { return false };
         let waiting = self.waiting_bytes();
-        subscription.is_even()
-            && len <= self.session.peer_message_bytes_max as usize
-            && (waiting == 0 || waiting + len <= waiting_max)
+        subscription.is_even() && (waiting == 0 || waiting + len <= waiting_max)
     }
 }
 
@@ -151,6 +154,8 @@ impl Broker {
             session,
             mount: 0,
             entered: false,
+            budget: None,
+            manners: super::rates::Manners::default(),
             peer,
             native,
             building,
@@ -175,6 +180,7 @@ impl Broker {
     pub(super) fn handle_closed(&mut self, conn: ConnId) {
         let Some(mut gone) = self.conns.remove(&conn) else { return };
         self.timers.remove(Timer::Session(conn));
+        self.timers.remove(Timer::Pause(conn));
         for (id, stream) in std::mem::take(&mut gone.session.streams) {
             self.end_stream(gone.mount, conn, id, stream, false);
         }
@@ -262,8 +268,11 @@ impl Broker {
 
     fn handle_request(&mut self, conn: ConnId, open: bool, request: Request<'_>) -> Result<(), Fault> {
         match request {
-            Request::Hello(hello) if !open => self.handle_hello(conn, &hello),
-            Request::Hello(_) => Err(Fault::new(Code::UnexpectedFrame, "hello is said once")),
+            Request::Hello(hello, extensions) if !open => {
+                self.note_encodings(conn, extensions);
+                self.handle_hello(conn, &hello)
+            }
+            Request::Hello(..) => Err(Fault::new(Code::UnexpectedFrame, "hello is said once")),
             Request::Close => {
                 if let Some(c) = self.conns.get_mut(&conn) {
                     c.session.close(self.now.mono);
@@ -321,7 +330,7 @@ impl Broker {
         let limits = &settings.limits;
         let wished = if hello.heartbeat_ms == 0 { limits.heartbeat_ms } else { hello.heartbeat_ms };
         let heartbeat_ms = wished.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
-        self.enter(conn).map_err(|(code, detail)| Fault::new(code, detail))?;
+        self.enter(conn)?;
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
         c.session.phase = Phase::Open;
         c.session.client = hello.client.into();
@@ -340,7 +349,7 @@ impl Broker {
             window_bytes: limits.window_bytes,
             time_ms: self.now.wall.0,
         };
-        self.control(conn, 0, FrameType::Welcome, &welcome);
+        self.control(conn, 0, FrameType::Welcome, &with_encodings(welcome));
         self.arm_session(conn);
         Ok(())
     }
@@ -589,6 +598,7 @@ impl Broker {
             || s.unacked_bytes >= u64::from(limits.window_bytes)
             || s.outbox.control_len() >= CONTROL_BYTES_MAX
             || c.primes >= PRIMES_MAX
+            || c.manners.is_paused(self.now.mono)
             || (behind && publishing);
         if s.held && !hold {
             s.held = false;
@@ -601,11 +611,6 @@ impl Broker {
                 self.disk.held.push(conn);
             }
         }
-    }
-
-    /// Whether a record is not larger than the peer takes.
-    pub(super) fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
-        self.conns.get(&conn).is_none_or(|c| len <= c.session.peer_message_bytes_max as usize)
     }
 
     /// Milliseconds since start.

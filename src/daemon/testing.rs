@@ -29,6 +29,33 @@ impl Running {
         self.ready.tcp[0]
     }
 
+    /// The first TLS address.
+    ///
+    /// # Panics
+    /// When the settings name none.
+    #[must_use]
+    pub fn tls(&self) -> SocketAddr {
+        self.ready.tls[0]
+    }
+
+    /// The first HTTP address.
+    ///
+    /// # Panics
+    /// When the settings name none.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.ready.http[0]
+    }
+
+    /// The first address of HTTP over TLS.
+    ///
+    /// # Panics
+    /// When the settings name none.
+    #[must_use]
+    pub fn https(&self) -> SocketAddr {
+        self.ready.https[0]
+    }
+
     /// The Unix socket.
     ///
     /// # Panics

@@ -3,16 +3,16 @@
 pub mod native;
 
 use crate::wire::{
-    Ack, BatchItems, Cancel, Code, Consume, Contract, Credit, FilterItems, Hello, History, Nack, Request as Ask,
-    Response, Subscribe,
+    Ack, BatchItems, Cancel, Code, Consume, Contract, Credit, Extensions, FilterItems, Hello, History, Nack,
+    Request as Ask, Response, Subscribe,
 };
 use std::borrow::Cow;
 
 /// What a client asks of the broker, whatever dialect it speaks.
 #[derive(Clone, Debug)]
 pub enum Request<'a> {
-    /// Open the session.
-    Hello(Hello<'a>),
+    /// Open the session; what the client says beside it.
+    Hello(Hello<'a>, Extensions<'a>),
     /// Credentials of a method this release does not have.
     Auth,
     /// Publish records with consecutive numbers.

@@ -155,7 +155,8 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
     Ok(match kind {
         FrameType::Hello => {
             bare()?;
-            Request::Hello(frame.head::<Hello<'_>>()?)
+            let (hello, extensions) = frame.head_with_extensions::<Hello<'_>>()?;
+            Request::Hello(hello, extensions)
         }
         FrameType::Auth => {
             frame.head::<Auth<'_>>()?;

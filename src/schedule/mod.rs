@@ -1,11 +1,15 @@
-//! When things are to happen: backoff and due times; pure.
+//! When things are to happen, and how often: backoff, due times, token buckets; pure.
 
+mod bucket;
 mod clock;
 mod due;
+mod gate;
 mod leaps;
 
+pub use bucket::{Bucket, Rate};
 pub use clock::SteadyWall;
 pub use due::Due;
+pub use gate::Gate;
 pub use leaps::{LEAP_BETWEEN_RUNS_MS_MIN, LEAP_MS_MIN, LEAPS_MAX, Leap, Leaps};
 
 /// Delay before retry number `attempt` (0 is the first), in milliseconds: `base` doubled each time up to `max`, of which

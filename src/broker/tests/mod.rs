@@ -1,11 +1,14 @@
 //! The broker's promises, one by one, on a fake clock and stores in memory.
 
 mod clocks;
+mod compressed;
 mod consuming;
 mod crash;
+mod limits;
 mod live;
 mod publishing;
 mod review;
+mod signatures;
 mod simulated;
 mod storage;
 mod tenants;
