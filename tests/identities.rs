@@ -306,7 +306,7 @@ fn a_token_is_issued_inspected_and_verified() {
     place.write("issuer.pub", 0o644, public.split(' ').next().expect("a key"));
     configuration(&place, "    algorithms: [EdDSA]\n    keys: [\"file:issuer.pub\"]\n");
     let issue = |rest: &[&str]| {
-        let first = ["token", "issue", "--issuer", "site", "--key", "file:issuer.key", "--subject", "sensor-7"];
+        let first = ["token", "issue", "--issuer", "site", "--sign-with", "file:issuer.key", "--subject", "sensor-7"];
         place.ok(&[&first, rest].concat())
     };
     let token = issue(&["--audience", "tidegate", "--role", "open", "--role", "admin", "--for", "2h", "--kid", "k"]);
@@ -366,7 +366,7 @@ fn a_secret_of_tokens_comes_from_a_source_and_never_from_the_command_line() {
             "a",
             "--audience",
             "tidegate",
-            "--key",
+            "--sign-with",
             key,
         ]
     };

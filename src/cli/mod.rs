@@ -182,6 +182,19 @@ mod tests {
         }
     }
 
+    /// One would hide the other, and reading it fails when their types differ.
+    #[test]
+    fn no_command_has_an_argument_of_a_name_that_all_commands_have() {
+        let whole = definition();
+        let common: Vec<_> = whole.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().clone()).collect();
+        assert!(common.len() > 2, "{common:?}");
+        for leaf in leaves(&whole) {
+            for argument in leaf.get_arguments() {
+                assert!(!common.contains(argument.get_id()), "{}: --{}", leaf.get_name(), argument.get_id());
+            }
+        }
+    }
+
     #[test]
     fn the_definition_holds_together_and_every_command_has_an_example() {
         definition().debug_assert();

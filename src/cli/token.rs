@@ -27,8 +27,8 @@ pub(super) enum Token {
     /// Make a token and print it
     #[command(after_help = "Examples:
   tidegate keys new issuer.key
-  tidegate token issue --issuer site --key file:issuer.key --subject sensor-7 --audience tidegate --role sensor
-  tidegate token issue --issuer site --key env:SECRET --algorithm HS256 --subject alice --audience tidegate --for 8h
+  tidegate token issue --issuer site --sign-with file:issuer.key --subject sensor-7 --audience tidegate --role sensor
+  tidegate token issue --issuer site --sign-with env:SECRET --algorithm HS256 --subject alice --audience tidegate --for 8h
 Who has the token is who it says: hand it on as you would a password.")]
     Issue(Issue),
     /// Show what a token says, without believing it
@@ -53,7 +53,7 @@ pub(super) struct Issue {
     /// The key that signs it: file:PATH, credential:NAME or env:NAME. For HS256 the secret itself, at least 32 bytes; else a
     /// private key, for EdDSA of `keys new`
     #[arg(long, value_name = "SOURCE")]
-    key: String,
+    sign_with: String,
     /// HS256, EdDSA, ES256 or RS256
     #[arg(long, value_name = "NAME", default_value = "EdDSA", value_parser = algorithm)]
     algorithm: Algorithm,
@@ -128,9 +128,10 @@ impl Token {
 impl Issue {
     fn run(self, global: &Global) -> Result<Exit, CliError> {
         let random = SystemRandom::new();
-        let secret = Secret::load(&self.key, Path::new("")).map_err(|error| CliError::failure(error.to_string()))?;
+        let secret =
+            Secret::load(&self.sign_with, Path::new("")).map_err(|error| CliError::failure(error.to_string()))?;
         let key = SigningKey::parse(self.algorithm, &secret, &random);
-        let key = key.map_err(|message| CliError::failure(format!("{}: {message}", self.key)))?;
+        let key = key.map_err(|message| CliError::failure(format!("{}: {message}", self.sign_with)))?;
         let issued = clock::wall();
         let expires = issued.plus_ms(u64::try_from(self.lasting.as_millis()).unwrap_or(u64::MAX));
         let grant = Grant {
