@@ -4,6 +4,8 @@
 #![cfg_attr(not(feature = "daemon"), no_std)]
 
 #[cfg(feature = "daemon")]
+pub mod auth;
+#[cfg(feature = "daemon")]
 pub mod broker;
 #[cfg(feature = "daemon")]
 pub mod cli;
@@ -31,6 +33,8 @@ pub mod seal;
 pub mod session;
 #[cfg(feature = "daemon")]
 pub mod store;
+#[cfg(feature = "daemon")]
+pub mod tls;
 #[cfg(feature = "daemon")]
 pub mod transport;
 pub mod wire;

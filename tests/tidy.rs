@@ -40,7 +40,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("runtime", &["model"]),
-    ("transport", &["model", "session", "config", "runtime"]),
+    ("tls", &["model"]),
+    ("transport", &["model", "session", "config", "runtime", "tls"]),
     (
         "daemon",
         &[
@@ -56,9 +57,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "auth",
             "session",
             "seal",
+            "tls",
         ],
     ),
-    ("client", &["model", "wire", "schedule", "seal"]),
+    ("client", &["model", "wire", "schedule", "seal", "tls"]),
     (
         "cli",
         &[
@@ -75,6 +77,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "routing",
             "session",
             "transport",
+            "tls",
         ],
     ),
 ];

@@ -39,6 +39,13 @@ impl Global {
     }
 }
 
+impl Global {
+    /// Options of a command's client, with what the arguments say about TLS.
+    pub(super) fn options(&self, command: &str) -> Options {
+        Options { tls: self.tls.trust(), ..options(command) }
+    }
+}
+
 /// Options of a command's client: its name shows in the broker's status.
 pub(super) fn options(command: &str) -> Options {
     Options { name: format!("tidegate-{command}-{}", std::process::id()), ..Options::default() }

@@ -1,7 +1,7 @@
 //! `consume`: a queue, durably: each message is acknowledged once it is printed, written or handled.
 
 use super::Global;
-use super::connect::{block_on, client, options, tell_of_breaks};
+use super::connect::{block_on, client, tell_of_breaks};
 use super::exit::{CliError, Exit};
 use super::messages::{Form, as_json};
 use super::output;
@@ -90,7 +90,7 @@ impl ConsumeArgs {
             (None, None) => Sink::Print(Form::pick(global.json, self.raw)),
         };
         block_on(async |executor| {
-            let client = client(&executor, address, options("consume"), None).await?;
+            let client = client(&executor, address, global.options("consume"), None).await?;
             tell_of_breaks(&executor, &client);
             let one = ConsumeOptions::default();
             // What will not be taken must not be fetched away from other sessions of the same name.

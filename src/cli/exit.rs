@@ -80,7 +80,7 @@ impl CliError {
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
-            ClientError::Connect(..) => Exit::Connect,
+            ClientError::Connect(..) | ClientError::Tls(..) => Exit::Connect,
             ClientError::Refused(refusal) if refusal.code == Some(Code::DeadlineExceeded) => Exit::Timeout,
             ClientError::Refused(_) => Exit::Refused,
             ClientError::TimedOut => Exit::Timeout,
@@ -109,6 +109,7 @@ impl From<ServeError> for CliError {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::Store(error) => error.into(),
+            error @ ServeError::Tls(_) => Self::new(Exit::Config, error.to_string()),
             other => Self::failure(other.to_string()),
         }
     }

@@ -18,6 +18,7 @@ mod spawned;
 mod status;
 mod store;
 mod sub;
+mod tls_options;
 mod units;
 
 pub use exit::{CliError, Exit};
@@ -36,17 +37,22 @@ struct Cli {
     command: Command,
 }
 
+/// Heading of what every command understands.
+const COMMON: &str = "Options of all commands";
+
 /// What every command understands.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Options of all commands")]
+#[command(next_help_heading = COMMON)]
 struct Global {
-    /// The broker: tcp://HOST:PORT, HOST:PORT or unix:///PATH [default: the Unix socket in the default data folder if
+    /// The broker: tcp://HOST:PORT, tls://HOST:PORT, HOST:PORT or unix:///PATH [default: the Unix socket in the default data folder if
     /// it is there, else tcp://127.0.0.1:8433]
     #[arg(long, env = "TIDEGATE_URL", global = true, value_name = "URL")]
     url: Option<String>,
     /// Print JSON for programs: one object a line
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    tls: tls_options::TlsOptions,
 }
 
 #[derive(Debug, Subcommand)]

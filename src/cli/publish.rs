@@ -1,7 +1,7 @@
 //! `pub`: one message, or each line of a file or of standard input.
 
 use super::Global;
-use super::connect::{block_on, client, options, within};
+use super::connect::{block_on, client, within};
 use super::exit::{CliError, Exit};
 use super::output;
 use super::units::{duration, duration_ms, show_count, some_ms};
@@ -126,7 +126,7 @@ impl Pub {
         self.message(b"")?;
         let address = global.address()?;
         block_on(async |executor| {
-            let mut options = options("pub");
+            let mut options = global.options("pub");
             options.retry = match self.timeout {
                 Some(limit) => Retry::For(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
                 None if self.lines => Retry::Forever,

@@ -1,7 +1,7 @@
 //! `queue`: what an administrator does with queues.
 
 use super::Global;
-use super::connect::{NO_QUERY, admin, block_on, client, options};
+use super::connect::{NO_QUERY, admin, block_on, client};
 use super::exit::{CliError, Exit};
 use super::output;
 use super::units::{show_bytes, show_count, show_ms};
@@ -107,7 +107,7 @@ impl Queue {
         }
         let address = global.address()?;
         block_on(async |executor| {
-            let client = client(&executor, address, options("queue"), None).await?;
+            let client = client(&executor, address, global.options("queue"), None).await?;
             self.ask(&client, global.json).await?;
             client.close().await;
             Ok(Exit::Ok)

@@ -1,7 +1,7 @@
 //! `reply`: answers requests.
 
 use super::Global;
-use super::connect::{block_on, client, options, tell_of_breaks};
+use super::connect::{block_on, client, tell_of_breaks};
 use super::exit::{CliError, Exit};
 use super::output;
 use crate::client::Asked;
@@ -41,7 +41,7 @@ impl Reply {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let address = global.address()?;
         block_on(async |executor| {
-            let client = client(&executor, address, options("reply"), None).await?;
+            let client = client(&executor, address, global.options("reply"), None).await?;
             tell_of_breaks(&executor, &client);
             let mut responder = client.respond(&self.filter).await?;
             let mut left = self.count.unwrap_or(u64::MAX);

@@ -1,7 +1,7 @@
 //! `request`: asks whoever answers on a channel.
 
 use super::Global;
-use super::connect::{block_on, client, options};
+use super::connect::{block_on, client};
 use super::exit::{CliError, Exit};
 use super::output;
 use super::units::some_ms;
@@ -42,7 +42,7 @@ impl RequestArgs {
                 }
                 text => text.unwrap_or_default().as_bytes().to_vec(),
             };
-            let client = client(&executor, address, options("request"), None).await?;
+            let client = client(&executor, address, global.options("request"), None).await?;
             let response = client.request(&self.channel, &body, self.timeout).await?;
             client.close().await;
             if global.json {

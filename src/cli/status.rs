@@ -1,7 +1,7 @@
 //! `status`: how the broker is.
 
 use super::Global;
-use super::connect::{NO_QUERY, admin, block_on, client, options};
+use super::connect::{NO_QUERY, admin, block_on, client};
 use super::exit::{CliError, Exit};
 use super::output;
 use super::queue::list;
@@ -29,7 +29,7 @@ impl StatusArgs {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let address = global.address()?;
         block_on(async |executor| {
-            let client = client(&executor, address, options("status"), None).await?;
+            let client = client(&executor, address, global.options("status"), None).await?;
             let mut before: Option<Status> = None;
             loop {
                 let status: Status = admin(&client, STATUS, NO_QUERY).await?;

@@ -1,7 +1,7 @@
 //! `sub`: what is published, live.
 
 use super::Global;
-use super::connect::{block_on, client, options, tell_of_breaks};
+use super::connect::{block_on, client, tell_of_breaks};
 use super::exit::{CliError, Exit};
 use super::messages::Form;
 use super::output;
@@ -72,7 +72,7 @@ impl Sub {
         let address = global.address()?;
         let form = Form::pick(global.json, self.raw);
         block_on(async |executor| {
-            let client = client(&executor, address, options("sub"), None).await?;
+            let client = client(&executor, address, global.options("sub"), None).await?;
             tell_of_breaks(&executor, &client);
             let mut all = stream::empty().boxed();
             for filter in &self.filters {

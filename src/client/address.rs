@@ -1,4 +1,4 @@
-//! Where a broker is: `tcp://host:port`, `unix:///path` or a bare `host:port`.
+//! Where a broker is: `tcp://host:port`, `tls://host:port`, `unix:///path` or a bare `host:port`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,12 +6,16 @@ use std::str::FromStr;
 
 /// Port of the broker unless one is given.
 pub const PORT_DEFAULT: u16 = 8433;
+/// Its port for TLS unless one is given.
+pub const PORT_TLS_DEFAULT: u16 = 8434;
 
 /// An address of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A host name or IP address, and a port.
     Tcp(String, u16),
+    /// The same, over TLS.
+    Tls(String, u16),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
@@ -22,7 +26,11 @@ pub struct AddressError(String, &'static str);
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" is not an address: {}; write tcp://HOST:PORT or unix:///PATH", self.0, self.1)
+        write!(
+            f,
+            "\"{}\" is not an address: {}; write tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH",
+            self.0, self.1
+        )
     }
 }
 
@@ -36,10 +44,11 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix://") {
             return if path.is_empty() { Err(error("the path is missing")) } else { Ok(Self::Unix(path.into())) };
         }
-        let rest = match text.split_once("://") {
-            Some(("tcp", rest)) => rest,
-            Some(_) => return Err(error("this release speaks tcp and unix only")),
-            None => text,
+        let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
+        let default = match scheme {
+            "tcp" => PORT_DEFAULT,
+            "tls" => PORT_TLS_DEFAULT,
+            _ => return Err(error("this release speaks tcp, tls and unix only")),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         // An IPv6 address stands in brackets, so that its colons are not the port's.
@@ -58,19 +67,20 @@ impl FromStr for Address {
         }
         let port = match port {
             Some(port) => port.parse().map_err(|_| error("the port is not a number from 0 to 65535"))?,
-            None => PORT_DEFAULT,
+            None => default,
         };
-        Ok(Self::Tcp(host.into(), port))
+        Ok(if scheme == "tls" { Self::Tls(host.into(), port) } else { Self::Tcp(host.into(), port) })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(host, port) if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
-            Self::Tcp(host, port) => write!(f, "tcp://{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
+        let (scheme, host, port) = match self {
+            Self::Tcp(host, port) => ("tcp", host, port),
+            Self::Tls(host, port) => ("tls", host, port),
+            Self::Unix(path) => return write!(f, "unix://{}", path.display()),
+        };
+        if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
     }
 }
 
@@ -87,6 +97,8 @@ mod tests {
             ("127.0.0.1", "tcp://127.0.0.1:8433"),
             ("[::1]:9", "tcp://[::1]:9"),
             ("tcp://[::1]", "tcp://[::1]:8433"),
+            ("tls://box", "tls://box:8434"),
+            ("tls://[::1]:1", "tls://[::1]:1"),
             ("unix:///run/tidegate.sock", "unix:///run/tidegate.sock"),
         ] {
             assert_eq!(text.parse::<Address>().expect(text).to_string(), shown);

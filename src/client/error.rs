@@ -3,6 +3,7 @@
 use super::address::AddressError;
 use super::link::LinkError;
 use crate::model::{ChannelError, FilterError, RecordError};
+use crate::tls::TlsError;
 use crate::wire::Code;
 use std::fmt;
 
@@ -13,6 +14,8 @@ pub enum ClientError {
     Address(AddressError),
     /// The broker cannot be reached: where, and what the system says.
     Connect(String, String),
+    /// There is no TLS with the broker: where, and why.
+    Tls(String, TlsError),
     /// The connection broke while this was under way; what became of it is not known.
     Disconnected(String),
     /// The broker sent what it may not.
@@ -83,6 +86,7 @@ impl fmt::Display for ClientError {
             Self::Connect(address, error) => {
                 write!(f, "cannot connect to {address}: {error}; is the broker running there?")
             }
+            Self::Tls(address, error) => write!(f, "no TLS with {address}: {error}"),
             Self::Disconnected(why) => {
                 write!(f, "the connection broke ({why}); whether this was done is not known, so ask again")
             }

@@ -36,7 +36,7 @@ mod transport;
 
 pub use self::core::{Core, CoreError, PUBLISH_STREAM};
 #[cfg(feature = "daemon")]
-pub use address::{Address, AddressError, PORT_DEFAULT};
+pub use address::{Address, AddressError, PORT_DEFAULT, PORT_TLS_DEFAULT};
 #[cfg(feature = "daemon")]
 pub use client::{Client, OnSettled, Receipt};
 #[cfg(feature = "daemon")]

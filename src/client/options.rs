@@ -2,6 +2,7 @@
 
 use super::link::Terms;
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
+use crate::tls::Trust;
 use crate::wire::{Since, Start};
 
 /// What happens to a publish that is refused for now (queue full, storage full ...) or meets a broken connection.
@@ -45,6 +46,8 @@ pub struct Options {
     pub message_bytes_max: u32,
     /// Largest whole answer to a request, in bytes.
     pub response_bytes_max: usize,
+    /// Whom to trust over TLS, and what to show there.
+    pub tls: Trust,
 }
 
 impl Default for Options {
@@ -63,6 +66,7 @@ impl Default for Options {
             frame_bytes_max: FRAME_PAYLOAD_BYTES_DEFAULT,
             message_bytes_max: MESSAGE_BYTES_MAX,
             response_bytes_max: MESSAGE_BYTES_MAX as usize,
+            tls: Trust::default(),
         }
     }
 }

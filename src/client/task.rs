@@ -8,7 +8,7 @@ use super::error::ClientError;
 use super::link::{CONTROL_BYTES_MAX, Link};
 use super::options::Options;
 use super::state::{Effects, Phase, Shared};
-use super::transport::Transport;
+use super::transport::{Transport, Transports};
 use crate::model::limits::{HEAD_BYTES_MAX, HEADER_BYTES};
 use crate::schedule::backoff_ms;
 use crate::wire::{Close, Code, Decoded, FrameType, append, decode};
@@ -35,13 +35,14 @@ const TURNS_MAX: u32 = 32;
 pub(super) async fn run(shared: Arc<Shared>, address: Address, options: Options) {
     let started_ms = now_ms();
     let mut failures = 0;
+    let mut transports = Transports::new(address, &options);
     let error = loop {
         let attempt_ms = now_ms();
-        let (error, good) = match connect(&shared, &address, &options).await {
+        let (error, good) = match connect(&shared, &mut transports, &options).await {
             None => break ClientError::Closed,
             Some(Err(e)) => (e, false),
             Some(Ok(transport)) => {
-                let mut session = Session::new(&shared, transport, &options);
+                let mut session = Session::new(&shared, transport, transports.address(), &options);
                 let error = poll_fn(|cx| session.poll(cx)).await;
                 (error, session.answered || now_ms() - attempt_ms >= SESSION_GOOD_MS)
             }
@@ -62,7 +63,7 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, options: Options)
         }
         failures = if good { 0 } else { failures + 1 };
         let wait_ms = backoff_ms(options.backoff_ms, options.backoff_ms_max, failures, jitter());
-        log::debug!("{error}; trying {address} again in {wait_ms} ms");
+        log::debug!("{error}; trying {} again in {wait_ms} ms", transports.address());
         sleep(&shared, wait_ms).await;
     };
     let mut effects = Effects::default();
@@ -82,7 +83,11 @@ fn is_final(error: &ClientError) -> bool {
 }
 
 /// Connects unless the client is closed meanwhile.
-async fn connect(shared: &Shared, address: &Address, options: &Options) -> Option<Result<Transport, ClientError>> {
+async fn connect(
+    shared: &Shared,
+    transports: &mut Transports,
+    options: &Options,
+) -> Option<Result<Transport, ClientError>> {
     let closed = poll_fn(|cx| {
         let mut state = shared.lock();
         if state.closing {
@@ -91,12 +96,13 @@ async fn connect(shared: &Shared, address: &Address, options: &Options) -> Optio
         state.park(cx.waker(), 0, false);
         Poll::Pending
     });
+    let address = transports.address().clone();
     let late = async {
         Timer::after(Duration::from_millis(options.connect_timeout_ms)).await;
         let why = format!("no answer within {} ms", options.connect_timeout_ms);
         Some(Err(ClientError::Connect(address.to_string(), why)))
     };
-    closed.or(async { Some(Transport::connect(address).await) }).or(late).await
+    closed.or(async { Some(transports.connect().await) }).or(late).await
 }
 
 /// Sleeps unless the client is closed meanwhile; publishes that wait may expire.
@@ -136,6 +142,7 @@ async fn sleep(shared: &Shared, ms: u64) {
 struct Session<'s> {
     shared: &'s Shared,
     transport: Transport,
+    address: &'s Address,
     link: Link,
     timer: Timer,
     timer_ms: u64,
@@ -153,7 +160,7 @@ struct Session<'s> {
 }
 
 impl<'s> Session<'s> {
-    fn new(shared: &'s Shared, transport: Transport, options: &Options) -> Self {
+    fn new(shared: &'s Shared, transport: Transport, address: &'s Address, options: &Options) -> Self {
         let now = now_ms();
         let mut link = Link::new(now);
         let mut tx = Vec::with_capacity(WRITE_BYTES + 32 * 1_024);
@@ -164,6 +171,7 @@ impl<'s> Session<'s> {
         Self {
             shared,
             transport,
+            address,
             timer_ms: u64::MAX,
             timer: Timer::never(),
             link,
@@ -227,7 +235,7 @@ impl<'s> Session<'s> {
         }
         match self.transport.poll_read(cx, &mut self.rx[self.rx_end..]) {
             Poll::Pending => Ok((false, false)),
-            Poll::Ready(Err(e)) => Err(ClientError::Disconnected(e.to_string())),
+            Poll::Ready(Err(e)) => Err(self.transport.broke(self.address, &e)),
             Poll::Ready(Ok(0)) => Err(ClientError::Disconnected("the broker hung up".into())),
             Poll::Ready(Ok(n)) => {
                 self.rx_end += n;
@@ -277,11 +285,15 @@ impl<'s> Session<'s> {
             }
         }
         if self.tx_sent == self.tx.len() {
-            return Ok(false);
+            // What the transport took and could not send yet goes when the socket is ready again.
+            return match self.transport.poll_flush(cx) {
+                Poll::Ready(Err(e)) => Err(self.transport.broke(self.address, &e)),
+                _ => Ok(false),
+            };
         }
         match self.transport.poll_write(cx, &self.tx[self.tx_sent..]) {
             Poll::Pending => Ok(false),
-            Poll::Ready(Err(e)) => Err(ClientError::Disconnected(e.to_string())),
+            Poll::Ready(Err(e)) => Err(self.transport.broke(self.address, &e)),
             Poll::Ready(Ok(0)) => Err(ClientError::Disconnected("the broker hung up".into())),
             Poll::Ready(Ok(n)) => {
                 self.tx_sent += n;

@@ -1,7 +1,9 @@
-//! Where the client's bytes go: the one enum to which TLS and WebSocket will be added.
+//! Where the client's bytes go: the one enum to which WebSocket will be added.
 
 use super::address::Address;
 use super::error::ClientError;
+use super::options::Options;
+use crate::tls::{ALPN_FRAMES, Connector, Side, TlsStream, explain_io};
 use smol::io::{AsyncRead, AsyncWrite};
 use smol::net::TcpStream;
 use smol::net::unix::UnixStream;
@@ -9,31 +11,60 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+/// Makes transports to one address.
+pub(super) struct Transports {
+    address: Address,
+    tls: Connector,
+}
+
+impl Transports {
+    pub(super) fn new(address: Address, options: &Options) -> Self {
+        Self { address, tls: Connector::new(options.tls.clone(), ALPN_FRAMES) }
+    }
+
+    pub(super) const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Connects; the caller bounds the time.
+    pub(super) async fn connect(&mut self) -> Result<Transport, ClientError> {
+        let address = &self.address;
+        let failed = |e: io::Error| ClientError::Connect(address.to_string(), e.to_string());
+        match address {
+            Address::Tcp(host, port) => tcp(host, *port).await.map(Transport::Tcp).map_err(failed),
+            Address::Tls(host, port) => {
+                let stream = tcp(host, *port).await.map_err(failed)?;
+                match self.tls.connect(stream, host).await {
+                    Ok(stream) => Ok(Transport::Tls(Box::new(stream))),
+                    Err(error) => Err(ClientError::Tls(address.to_string(), error)),
+                }
+            }
+            Address::Unix(path) => UnixStream::connect(path).await.map(Transport::Unix).map_err(failed),
+        }
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    // Frames are written whole, so waiting for more only adds delay. Failing to say so costs only that.
+    if let Err(e) = stream.set_nodelay(true) {
+        log::debug!("TCP_NODELAY cannot be set: {e}");
+    }
+    Ok(stream)
+}
+
 /// A connected byte stream.
 pub(super) enum Transport {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
 
 impl Transport {
-    /// Connects; the caller bounds the time.
-    pub(super) async fn connect(address: &Address) -> Result<Self, ClientError> {
-        let connected = match address {
-            Address::Tcp(host, port) => TcpStream::connect((host.as_str(), *port)).await.map(|stream| {
-                // Frames are written whole, so waiting for more only adds delay. Failing to say so costs only that.
-                if let Err(e) = stream.set_nodelay(true) {
-                    log::debug!("TCP_NODELAY cannot be set: {e}");
-                }
-                Self::Tcp(stream)
-            }),
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
-        };
-        connected.map_err(|e| ClientError::Connect(address.to_string(), e.to_string()))
-    }
-
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buffer),
+            Self::Tls(s) => Pin::new(s).poll_read(cx, buffer),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buffer),
         }
     }
@@ -41,7 +72,27 @@ impl Transport {
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buffer),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, buffer),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buffer),
+        }
+    }
+
+    /// Sends what was taken and waits inside.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// What a broken connection means: in TLS 1.3 a broker refuses a client's certificate only when the client believes that
+    /// it is connected.
+    pub(super) fn broke(&self, address: &Address, error: &io::Error) -> ClientError {
+        match self {
+            Self::Tls(stream) if error.kind() == io::ErrorKind::InvalidData => {
+                ClientError::Tls(address.to_string(), explain_io(error, Side::Client, stream.first()))
+            }
+            _ => ClientError::Disconnected(error.to_string()),
         }
     }
 }

@@ -12,7 +12,16 @@ use std::sync::Arc;
 /// What every variable of ours begins with.
 const PREFIX: &str = "TIDEGATE_";
 /// Variables that begin so and are no keys.
-const NOT_KEYS: &[&str] = &["TIDEGATE_BLESS", "TIDEGATE_SEED", "TIDEGATE_URL"];
+const NOT_KEYS: &[&str] = &[
+    "TIDEGATE_BLESS",
+    "TIDEGATE_CA",
+    "TIDEGATE_CERT",
+    "TIDEGATE_CRL",
+    "TIDEGATE_KEY",
+    "TIDEGATE_SEED",
+    "TIDEGATE_SERVER_NAME",
+    "TIDEGATE_URL",
+];
 /// What variables for tests begin with; they are no keys either.
 const TEST_PREFIX: &str = "TIDEGATE_TEST_";
 

@@ -4,6 +4,7 @@ use super::inbox::{Inbox, Notice};
 use super::machine::Machine;
 use super::reload;
 use super::shared::Shared;
+use super::tls::Keeper;
 use super::worker::{Job, Worker};
 use super::{Commit, Reload};
 use crate::broker::{Effect, Event, Volume};
@@ -65,6 +66,8 @@ pub(super) struct Conductor<M: Machine> {
     reload: Option<Reload>,
     /// Accepting ends when these are dropped.
     acceptors: Vec<Task<()>>,
+    /// Where there are TLS listeners.
+    tls: Option<Keeper>,
     timer: Timer,
     /// When the timer fires. It may be early, never late.
     armed: Option<Mono>,
@@ -86,6 +89,7 @@ pub(super) struct Parts<M: Machine> {
     pub(super) worker: Worker,
     pub(super) reload: Option<Reload>,
     pub(super) acceptors: Vec<Task<()>>,
+    pub(super) tls: Option<Keeper>,
 }
 
 /// How it ended.
@@ -98,7 +102,7 @@ pub(super) struct Ended {
 
 impl<M: Machine> Conductor<M> {
     pub(super) fn new(parts: Parts<M>) -> Self {
-        let Parts { shared, inbox, committer, memory, worker, reload, acceptors } = parts;
+        let Parts { shared, inbox, committer, memory, worker, reload, acceptors, tls } = parts;
         let next_space = shared.now().mono.plus_ms(SPACE_EVERY_MS);
         Self {
             shared,
@@ -109,6 +113,7 @@ impl<M: Machine> Conductor<M> {
             worker,
             reload,
             acceptors,
+            tls,
             timer: Timer::never(),
             armed: None,
             next_space,
@@ -201,6 +206,16 @@ impl<M: Machine> Conductor<M> {
                 if let Some(settings) = self.reload.as_mut().and_then(|load| reload::reload(&running, load)) {
                     self.handle(Event::Reload { settings: Arc::new(settings) });
                 }
+                if self.tls.is_some() {
+                    let settings = self.shared.machine.borrow().settings().tls.clone();
+                    self.worker.send(Job::RenewTls(settings));
+                }
+            }
+            Notice::Tls(result) => {
+                let now = self.shared.now().wall;
+                if let Some(tls) = &mut self.tls {
+                    tls.renewed(result.map(|material| *material), now);
+                }
             }
         }
         ControlFlow::Continue(())
@@ -240,7 +255,8 @@ impl<M: Machine> Conductor<M> {
         // The machine's deadline moves as it is told that its time has come; one that does not must not stop the others.
         for _ in 0..4 {
             let due = self.shared.machine.borrow().poll_timeout();
-            let next = [Some(self.next_space), due, self.end_by].into_iter().flatten().min().unwrap_or(self.next_space);
+            let tls = self.tls.as_ref().map(Keeper::next);
+            let next = [due, self.end_by, tls].into_iter().flatten().fold(self.next_space, Mono::min);
             let now = clock::mono();
             if now < next {
                 self.arm(cx, now, next);
@@ -254,6 +270,10 @@ impl<M: Machine> Conductor<M> {
                 self.next_space = now.plus_ms(SPACE_EVERY_MS);
                 self.worker.send(Job::Space);
                 while self.memory.store.tidy()? {}
+            }
+            let wall = self.shared.now().wall;
+            if self.tls.as_mut().is_some_and(|tls| tls.due(now, wall)) {
+                self.worker.send(Job::LookTls);
             }
             if due.is_some_and(|due| due <= now) {
                 self.handle(Event::Timeout);

@@ -41,6 +41,8 @@ pub struct Ready {
     pub folder: PathBuf,
     /// TCP addresses really bound.
     pub tcp: Vec<SocketAddr>,
+    /// Addresses of TLS really bound.
+    pub tls: Vec<SocketAddr>,
     /// The Unix socket.
     pub unix: Option<PathBuf>,
 }
@@ -51,9 +53,11 @@ pub(super) struct ReadyFile(PathBuf);
 impl ReadyFile {
     /// Writes it in one step: who sees it sees all of it.
     pub(super) fn write(ready: &Ready) -> io::Result<Self> {
+        let texts = |addresses: &[SocketAddr]| addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>();
         let text = serde_json::json!({
             "pid": std::process::id(),
-            "tcp": ready.tcp.iter().map(SocketAddr::to_string).collect::<Vec<_>>(),
+            "tcp": texts(&ready.tcp),
+            "tls": texts(&ready.tls),
             "unix": ready.unix.as_ref().map(|path| path.to_string_lossy()),
         });
         let path = ready.folder.join(READY_FILE);

@@ -1,6 +1,7 @@
 //! What other threads and the signals tell the run loop. Bounded by what the loop has asked for and by signals.
 
 use crate::store::{CommitEvent, ReadResult, StoreError};
+use crate::transport::{Material, MaterialError};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
@@ -15,6 +16,8 @@ pub(super) enum Notice {
     Space {
         free_bytes: u64,
     },
+    /// The files of TLS were read again.
+    Tls(Result<Box<Material>, MaterialError>),
     /// Once: stop in order. Twice: stop now.
     Stop,
     Reload,

@@ -4,9 +4,11 @@
 //! Other threads: the committer, and a reader for whatever else may block on a disk. What is ready at once is handled
 //! first and its effects are carried out together afterwards, so that a burst from many sockets ends in one commit.
 
+mod admission;
 mod conductor;
 mod connection;
 mod folder;
+mod handshakes;
 mod inbox;
 mod machine;
 mod reload;
@@ -16,44 +18,34 @@ mod start;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod worker;
 
 pub use folder::{READY_FILE, Ready, pick as pick_folder};
 pub use machine::Machine;
 pub use start::serve;
 
-use crate::broker::{Event, Peer};
+use crate::broker::Event;
 use crate::config::{Listen, Settings};
-use crate::model::{Mono, Now, Wall};
+use crate::model::{Now, Wall};
 use crate::runtime::signals::{Asked, Listening};
 use crate::runtime::{clock, disk, entropy, limits, reactor};
 use crate::schedule::SteadyWall;
 use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, Table, schema};
-use crate::transport::{BoxStream, Listener, accept_forever};
-use crate::wire::{self, Code, ErrorHead, FrameType};
+use crate::transport::{Listener, MaterialError, Tls, accept_forever};
+use admission::{Admission, Door};
 use conductor::{Conductor, Memory, Parts};
-use connection::Connection;
 use folder::ReadyFile;
+use handshakes::Handshakes;
 use inbox::{Inbox, Notice};
 use shared::Shared;
 use smol::LocalExecutor;
-use smol::io::AsyncWrite;
-use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use worker::Worker;
-
-/// Connections over the limit that are told so at the same time.
-const REFUSALS_MAX: usize = 64;
-/// What those are told to wait, in milliseconds.
-const RETRY_CONNECT_MS: u32 = 5_000;
-/// A refusal for want of room is said this often, in milliseconds.
-const SAY_EVERY_MS: u64 = 60_000;
 
 /// Loads the settings again, or says why not.
 pub type Reload = Box<dyn FnMut() -> Result<Settings, String>>;
@@ -105,6 +97,8 @@ pub enum ServeError {
     Listen(String, io::Error),
     /// The settings name no address.
     NoAddress,
+    /// A certificate, a key or a list of the TLS listeners cannot be used.
+    Tls(MaterialError),
     /// The system refused something else: what, and why.
     System(&'static str, io::Error),
 }
@@ -119,6 +113,7 @@ impl fmt::Display for ServeError {
             Self::Store(error) => error.fmt(f),
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::NoAddress => f.write_str("no address to listen on: set `listen.tcp` or `listen.unix`"),
+            Self::Tls(error) => write!(f, "TLS cannot be used: {error}"),
             Self::System(what, error) => write!(f, "{what}: {error}"),
         }
     }
@@ -185,11 +180,17 @@ pub fn serve_with<M: Machine + 'static>(
     // The store's row of the clock is written seldom; messages may be of later.
     steady.raise(machine.clock_floor());
 
+    let tls = load_tls(&settings, &folder, now.wall)?;
     let listeners = bind(&settings.listen, &folder)?;
+    let bound = |scheme| {
+        let of = listeners.iter().filter(move |(_, listener)| listener.scheme() == scheme);
+        of.filter_map(|(_, listener)| listener.tcp_address()).collect()
+    };
     let listening = Ready {
         folder: folder.clone(),
-        tcp: listeners.iter().filter_map(Listener::tcp_address).collect(),
-        unix: listeners.iter().find_map(Listener::unix_path).map(Path::to_path_buf),
+        tcp: bound("tcp"),
+        tls: bound("tls"),
+        unix: listeners.iter().find_map(|(_, listener)| listener.unix_path()).map(Path::to_path_buf),
     };
     let signals = if signals {
         Some(Listening::start().map_err(|error| ServeError::System("signals cannot be heard", error))?)
@@ -202,18 +203,22 @@ pub fn serve_with<M: Machine + 'static>(
         Ok(free_bytes) => shared.handle(Event::Disk { free_bytes }),
         Err(error) => return Err(ServeError::Folder(folder, error)),
     }
-    let worker = Worker::spawn(folder.clone(), stores.reader, inbox.clone())
+    let watched = tls.as_ref().map(|_| tls::Watched::new(settings.tls.clone(), &folder));
+    let worker = Worker::spawn(folder.clone(), stores.reader, watched, inbox.clone())
         .map_err(|error| ServeError::System("the reader thread cannot start", error))?;
 
     let executor = Rc::new(LocalExecutor::new());
+    let handshakes = tls.clone().map(|tls| Handshakes::new(tls, &executor));
+    let admission = Admission::new(&shared, &executor, handshakes);
     let acceptors = listeners
         .into_iter()
-        .map(|listener| {
+        .map(|(door, listener)| {
             log::info!("listening on {listener}");
-            let on_connection = admission(&shared, &executor);
-            executor.spawn(accept_forever(listener, on_connection))
+            let admission = Rc::clone(&admission);
+            executor.spawn(accept_forever(listener, move |stream, peer| admission.arrived(door, stream, peer)))
         })
         .collect();
+    drop(admission);
     if let Some(signals) = signals {
         executor.spawn(hear(signals, inbox.clone())).detach();
     }
@@ -228,6 +233,7 @@ pub fn serve_with<M: Machine + 'static>(
         worker,
         reload,
         acceptors,
+        tls: tls.map(|tls| tls::Keeper::new(tls, clock::mono())),
     };
     let conductor = executor.spawn(Conductor::new(parts).run());
     let ended = reactor::block_on(executor.run(conductor));
@@ -265,61 +271,30 @@ fn floor(reader: &dyn Reader) -> Result<Wall, StoreError> {
     Ok(Wall(row.map_or(0, u64::from_be_bytes)))
 }
 
-fn bind(listen: &Listen, folder: &Path) -> Result<Vec<Listener>, ServeError> {
+/// What the TLS listeners show and trust, if there are any. What is out of date is taken at a start: the other doors must
+/// open, and a clock that is not yet set must not keep a box from coming up.
+fn load_tls(settings: &Settings, folder: &Path, now: Wall) -> Result<Option<Tls>, ServeError> {
+    if settings.listen.tls.is_empty() {
+        return Ok(None);
+    }
+    tls::load(&settings.tls, folder, now).map(|material| Some(Tls::new(material))).map_err(ServeError::Tls)
+}
+
+fn bind(listen: &Listen, folder: &Path) -> Result<Vec<(Door, Listener)>, ServeError> {
     let mut listeners = Vec::new();
-    for address in &listen.tcp {
-        listeners.push(Listener::tcp(*address).map_err(|error| ServeError::Listen(address.to_string(), error))?);
+    for (door, scheme, addresses) in [(Door::Frames, "tcp", &listen.tcp), (Door::Tls, "tls", &listen.tls)] {
+        for address in addresses {
+            let bound = Listener::ip(*address, scheme);
+            listeners.push((door, bound.map_err(|error| ServeError::Listen(address.to_string(), error))?));
+        }
     }
     if let Some(path) = &listen.unix {
         let path = folder.join(path);
         let bound = Listener::unix(&path, listen.unix_mode);
-        listeners.push(bound.map_err(|error| ServeError::Listen(path.display().to_string(), error))?);
+        let bound = bound.map_err(|error| ServeError::Listen(path.display().to_string(), error))?;
+        listeners.push((Door::Frames, bound));
     }
     if listeners.is_empty() { Err(ServeError::NoAddress) } else { Ok(listeners) }
-}
-
-/// What becomes of a new connection: a task, if there is room.
-fn admission<M: Machine + 'static>(
-    shared: &Rc<Shared<M>>,
-    executor: &Rc<LocalExecutor<'static>>,
-) -> impl FnMut(BoxStream, Peer) + use<M> {
-    let shared = Rc::clone(shared);
-    // The executor owns the task that owns this.
-    let executor: Weak<LocalExecutor<'static>> = Rc::downgrade(executor);
-    let said: Cell<Option<Mono>> = Cell::new(None);
-    move |stream, peer| {
-        let Some(executor) = executor.upgrade() else { return };
-        let max = shared.machine.borrow().settings().limits.connections_max;
-        // The machine tells those just over its limit why it closes them, and waits for its words to arrive; of a flood
-        // each gets the same words if its socket takes them at once, and costs no task.
-        if shared.connections() >= max as usize + REFUSALS_MAX {
-            let now = clock::mono();
-            if said.get().is_none_or(|at| now.ms_since(at) >= SAY_EVERY_MS) {
-                said.set(Some(now));
-                log::warn!("a connection was refused: limits.connections_max = {max} are open");
-            }
-            turn_away(stream);
-            return;
-        }
-        let conn = shared.number();
-        log::debug!("connection {} from {peer:?}", conn.0);
-        shared.handle(Event::Opened { conn, peer });
-        executor.spawn(Connection::new(Rc::clone(&shared), conn, stream)).detach();
-    }
-}
-
-/// Says why, as far as the socket takes it at once, and closes.
-fn turn_away(mut stream: BoxStream) {
-    let detail = "the broker has as many connections as it may: try later";
-    let head = ErrorHead { code: Code::TooManyConnections as u16, retry_after_ms: RETRY_CONNECT_MS, detail };
-    let mut frame = Vec::new();
-    wire::append(&mut frame, FrameType::Error, 0, 0, Some(&head), &[]);
-    wire::seal(&mut frame, 0);
-    let mut cx = Context::from_waker(Waker::noop());
-    // Best effort: there is nobody to wait for it.
-    if let Poll::Ready(Ok(_)) = Pin::new(&mut stream).poll_write(&mut cx, &frame) {
-        let _ = Pin::new(&mut stream).poll_close(&mut cx);
-    }
 }
 
 async fn hear(mut signals: Listening, inbox: Inbox) {

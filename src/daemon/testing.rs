@@ -29,6 +29,15 @@ impl Running {
         self.ready.tcp[0]
     }
 
+    /// The first TLS address.
+    ///
+    /// # Panics
+    /// When the settings name none.
+    #[must_use]
+    pub fn tls(&self) -> SocketAddr {
+        self.ready.tls[0]
+    }
+
     /// The Unix socket.
     ///
     /// # Panics

@@ -315,7 +315,7 @@ fn one_connection_too_many_is_refused_and_room_is_found_again() {
     let (mut a, mut b) = (daemon.connect(), daemon.connect());
     assert_eq!((ask(&mut a, b"a"), ask(&mut b, b"b")), (b"a".into(), b"b".into()));
     // Those just over the limit are the machine's to refuse, with a word.
-    let mut told: Vec<_> = (0..super::REFUSALS_MAX).map(|_| daemon.connect()).collect();
+    let mut told: Vec<_> = (0..super::admission::REFUSALS_MAX).map(|_| daemon.connect()).collect();
     told.iter_mut().for_each(|t| assert_eq!(ask(t, b"t"), b"t"));
     let mut refused = daemon.connect();
     let mut word = Vec::new();

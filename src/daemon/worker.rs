@@ -1,10 +1,12 @@
 //! The one thread for what may block on a disk and is not a commit: reads, free space, the reserve file.
 
 use super::inbox::{Inbox, Notice};
+use super::tls::Watched;
+use crate::config::TlsSettings;
 use crate::runtime::disk;
 use crate::store::{ReadRequest, Reader, StoreError, perform};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
@@ -19,6 +21,10 @@ pub(super) enum Job {
     Reader(Option<Box<dyn Reader>>),
     /// Tell the free space.
     Space,
+    /// Look whether the files of TLS changed, and read them again if they did.
+    LookTls,
+    /// Read them again: perhaps others.
+    RenewTls(TlsSettings),
     /// Make a reserve of so many bytes, or remove it.
     Reserve(Option<u64>),
 }
@@ -32,9 +38,15 @@ pub(super) struct Worker {
 impl Worker {
     /// Starts it.
     #[expect(clippy::disallowed_methods, reason = "reads block, and the loop must not")]
-    pub(super) fn spawn(folder: PathBuf, reader: Box<dyn Reader>, inbox: Inbox) -> io::Result<Self> {
+    pub(super) fn spawn(
+        folder: PathBuf,
+        reader: Box<dyn Reader>,
+        tls: Option<Watched>,
+        inbox: Inbox,
+    ) -> io::Result<Self> {
         let (jobs, todo) = channel();
-        let thread = Builder::new().name("reader".into()).spawn(move || work(&folder, Some(reader), &inbox, &todo))?;
+        let body = move || work(&folder, Some(reader), tls, &inbox, &todo);
+        let thread = Builder::new().name("reader".into()).spawn(body)?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
@@ -57,7 +69,13 @@ impl Drop for Worker {
     }
 }
 
-fn work(folder: &std::path::Path, mut reader: Option<Box<dyn Reader>>, inbox: &Inbox, todo: &Receiver<Job>) {
+fn work(
+    folder: &Path,
+    mut reader: Option<Box<dyn Reader>>,
+    mut tls: Option<Watched>,
+    inbox: &Inbox,
+    todo: &Receiver<Job>,
+) {
     while let Ok(job) = todo.recv() {
         match job {
             Job::Read { token, request } => {
@@ -72,6 +90,16 @@ fn work(folder: &std::path::Path, mut reader: Option<Box<dyn Reader>>, inbox: &I
                 Ok(free_bytes) => inbox.put(Notice::Space { free_bytes }),
                 Err(error) => log::warn!("free space of {} is unknown: {error}", folder.display()),
             },
+            Job::LookTls => {
+                if let Some(result) = tls.as_mut().and_then(Watched::look) {
+                    inbox.put(Notice::Tls(result.map(Box::new)));
+                }
+            }
+            Job::RenewTls(settings) => {
+                if let Some(tls) = &mut tls {
+                    inbox.put(Notice::Tls(tls.renew(settings).map(Box::new)));
+                }
+            }
             Job::Reserve(bytes) => {
                 let path = folder.join(RESERVE_FILE);
                 let (verb, done) = match bytes {

@@ -23,7 +23,8 @@ pub struct Listener(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Tcp(Watched<TcpListener>),
+    /// With the scheme of its addresses.
+    Tcp(Watched<TcpListener>, &'static str),
     Unix(Watched<UnixListener>, PathBuf),
 }
 
@@ -33,7 +34,15 @@ impl Listener {
     /// # Errors
     /// What the kernel says.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        tcp::bind(address).map(Kind::Tcp).map(Self)
+        Self::ip(address, "tcp")
+    }
+
+    /// As [`Listener::tcp`], for what is spoken over TCP under a scheme of its own, such as `tls`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn ip(address: SocketAddr, scheme: &'static str) -> io::Result<Self> {
+        tcp::bind(address).map(|listener| Self(Kind::Tcp(listener, scheme)))
     }
 
     /// Binds a Unix socket with these permission bits; the file is removed again when the listener is dropped.
@@ -44,11 +53,20 @@ impl Listener {
         unix::bind(path, mode).map(|listener| Self(Kind::Unix(listener, path.into())))
     }
 
+    /// The scheme of its addresses: `unix`, `tcp` or what it was bound with.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        match &self.0 {
+            Kind::Tcp(_, scheme) => scheme,
+            Kind::Unix(..) => "unix",
+        }
+    }
+
     /// The TCP address really bound.
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match &self.0 {
-            Kind::Tcp(listener) => listener.get_ref().local_addr().ok(),
+            Kind::Tcp(listener, _) => listener.get_ref().local_addr().ok(),
             Kind::Unix(..) => None,
         }
     }
@@ -57,7 +75,7 @@ impl Listener {
     #[must_use]
     pub fn unix_path(&self) -> Option<&Path> {
         match &self.0 {
-            Kind::Tcp(_) => None,
+            Kind::Tcp(..) => None,
             Kind::Unix(_, path) => Some(path),
         }
     }
@@ -68,7 +86,7 @@ impl Listener {
     /// What the kernel says: about this connection or about the process.
     pub async fn accept(&self) -> io::Result<(BoxStream, Peer)> {
         match &self.0 {
-            Kind::Tcp(listener) => {
+            Kind::Tcp(listener, _) => {
                 let accept = |l: &TcpListener| l.accept().map(|accepted| (accepted, false));
                 let (stream, address) = poll_fn(|cx| listener.poll_with(Way::Read, cx, accept)).await?;
                 tcp::set_up(stream, address)
@@ -85,9 +103,9 @@ impl Listener {
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Tcp(_) => match self.tcp_address() {
-                Some(address) => write!(f, "tcp://{address}"),
-                None => f.write_str("tcp"),
+            Kind::Tcp(_, scheme) => match self.tcp_address() {
+                Some(address) => write!(f, "{scheme}://{address}"),
+                None => f.write_str(scheme),
             },
             Kind::Unix(_, path) => write!(f, "unix:{}", path.display()),
         }

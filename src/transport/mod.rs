@@ -5,10 +5,12 @@
 mod accept;
 mod socket;
 mod tcp;
+mod tls;
 mod unix;
 
 pub use accept::{Listener, accept_forever};
 pub use socket::Socket;
+pub use tls::{Inside, Material, MaterialError, Named, Refused, Source, Tls};
 
 use smol::io::{AsyncRead, AsyncWrite};
 

@@ -2,7 +2,7 @@
 
 use crate::runtime::reactor::{Watched, Way};
 use smol::io::{AsyncRead, AsyncWrite};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -21,6 +21,11 @@ pub trait Raw: AsFd + 'static {
     /// # Errors
     /// As `send`.
     fn send(&self, bytes: &[u8]) -> io::Result<usize>;
+    /// Writes what fits of several pieces.
+    ///
+    /// # Errors
+    /// As `sendmsg`.
+    fn send_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
     /// Says that nothing more will be written.
     ///
     /// # Errors
@@ -36,6 +41,9 @@ macro_rules! raw {
             }
             fn send(&self, bytes: &[u8]) -> io::Result<usize> {
                 (&mut &*self).write(bytes)
+            }
+            fn send_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+                (&mut &*self).write_vectored(pieces)
             }
             fn end(&self) -> io::Result<()> {
                 self.shutdown(Shutdown::Write)
@@ -72,6 +80,15 @@ impl<T: Raw> AsyncRead for Socket<T> {
 impl<T: Raw> AsyncWrite for Socket<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.0.poll_with(Way::Write, cx, |io| io.send(bytes).map(|n| (n, n < bytes.len())))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.0.poll_with(Way::Write, cx, |io| io.send_vectored(pieces).map(|n| (n, n < bytes)))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {

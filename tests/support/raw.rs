@@ -113,7 +113,8 @@ impl Raw {
         Self::over(Box::new(UnixStream::connect(path).expect("connected")))
     }
 
-    fn over(stream: Box<dyn Stream>) -> Self {
+    /// Over any stream, without hello.
+    pub fn over(stream: Box<dyn Stream>) -> Self {
         Self { stream, sequence: 0, heard: 0, input: Vec::new(), put_back: None }
     }
 

@@ -1,8 +1,9 @@
 //! The load: publishers that keep a window full, subscribers and consumers that count and time what they get.
 
-use super::super::connect::{client, options};
+use super::super::connect::client;
 use super::super::exit::CliError;
-use crate::client::{Address, Client, Consumer, Heard, Id, Message, Settled, Subscription};
+use super::Target;
+use crate::client::{Client, Consumer, Heard, Id, Message, Options, Settled, Subscription};
 use crate::model::Mono;
 use crate::runtime::clock;
 use crate::wire::Contract;
@@ -112,7 +113,7 @@ impl Times {
 /// Connects one publisher; its task ends when the pace does and everything is acknowledged.
 pub(super) async fn publisher(
     executor: &Rc<LocalExecutor<'static>>,
-    address: Address,
+    target: &Target,
     plan: Plan,
     pace: Pace,
 ) -> Result<Task<Result<Published, CliError>>, CliError> {
@@ -130,8 +131,8 @@ pub(super) async fn publisher(
         }
     };
     let window_bytes = plan.window.saturating_mul(plan.size + 2_048);
-    let options = crate::client::Options { window_messages: plan.window, window_bytes, ..options("bench") };
-    let client = client(executor, address, options, Some(Box::new(on_settled))).await?;
+    let options = Options { window_messages: plan.window, window_bytes, ..target.options.clone() };
+    let client = client(executor, target.address.clone(), options, Some(Box::new(on_settled))).await?;
     Ok(executor.spawn(publish(client, plan, pace, times)))
 }
 

@@ -7,13 +7,13 @@ mod load;
 mod measure;
 
 use super::Global;
-use super::connect::{block_on, client, options};
+use super::connect::{block_on, client};
 use super::exit::{CliError, Exit};
 use super::output;
 use super::publish::ContractArg;
 use super::spawned::{Folder, Spawned};
 use super::units::duration;
-use crate::client::{Address, Client, ClientError, ConsumeOptions, Retry, SubscribeOptions};
+use crate::client::{Address, Client, ClientError, ConsumeOptions, Options, Retry, SubscribeOptions};
 use crate::runtime::clock;
 use crate::runtime::signals::Listening;
 use load::{Pace, Plan, Readers};
@@ -96,6 +96,12 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a number from 1".into())
 }
 
+/// What is loaded.
+struct Target {
+    address: Address,
+    options: Options,
+}
+
 impl Bench {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         if self.publishers == 0 {
@@ -111,7 +117,14 @@ impl Bench {
             };
             let report = async {
                 match &folder {
-                    None => self.measure(&executor, global.address()?, self.pid).await,
+                    None => {
+                        self.measure(
+                            &executor,
+                            &Target { address: global.address()?, options: global.options("bench") },
+                            self.pid,
+                        )
+                        .await
+                    }
                     Some(folder) => {
                         let config = match &self.config {
                             Some(config) => config.clone(),
@@ -123,7 +136,8 @@ impl Bench {
                             }
                         };
                         let broker = Spawned::start(folder, &config).await?;
-                        let report = self.measure(&executor, broker.unix.clone(), Some(broker.pid())).await?;
+                        let target = Target { address: broker.unix.clone(), options: global.options("bench") };
+                        let report = self.measure(&executor, &target, Some(broker.pid())).await?;
                         broker.stop().await?;
                         Ok(report)
                     }
@@ -146,14 +160,14 @@ impl Bench {
     async fn measure(
         &self,
         executor: &Rc<LocalExecutor<'static>>,
-        address: Address,
+        target: &Target,
         pid: Option<u32>,
     ) -> Result<Report, CliError> {
-        let pid = pid.or_else(|| measure::pid_of(&address));
+        let pid = pid.or_else(|| measure::pid_of(&target.address));
         let readers = Rc::new(Readers::default());
         let mut held = Vec::new();
         for i in 0..self.subscribers {
-            let reader = self.client(executor, &address).await?;
+            let reader = self.client(executor, target).await?;
             let filter = if self.one_to_one {
                 format!("{}/{}", self.channel, i % self.publishers)
             } else {
@@ -164,7 +178,7 @@ impl Bench {
             held.push(executor.spawn(load::hear(subscription, readers.clone())));
         }
         for _ in 0..self.consumers {
-            let reader = self.client(executor, &address).await?;
+            let reader = self.client(executor, target).await?;
             let name = format!("bench-{}", std::process::id());
             let consume = ConsumeOptions {
                 filters: vec![format!("{}/#", self.channel)],
@@ -174,7 +188,7 @@ impl Bench {
             let consumer = reader.consume(&self.queue, &name, consume).await?;
             held.push(executor.spawn(load::drain(consumer, readers.clone())));
         }
-        let admin = self.client(executor, &address).await?;
+        let admin = self.client(executor, target).await?;
         let before = Cost::read(&admin, pid).await;
         let started = clock::mono();
         let pace = Pace::new(self.count, self.duration.unwrap_or(Duration::from_secs(10)), self.rate);
@@ -187,7 +201,7 @@ impl Bench {
                 id: !self.no_id,
                 window: self.window,
             };
-            publishers.push(load::publisher(executor, address.clone(), plan, pace.clone()).await?);
+            publishers.push(load::publisher(executor, target, plan, pace.clone()).await?);
         }
         let mut published = load::Published::default();
         for publisher in publishers {
@@ -219,9 +233,9 @@ impl Bench {
         heard + if self.consumers > 0 { all } else { 0 }
     }
 
-    async fn client(&self, executor: &LocalExecutor<'static>, address: &Address) -> Result<Client, CliError> {
-        let options = crate::client::Options { retry: Retry::Forever, ..options("bench") };
-        client(executor, address.clone(), options, None).await
+    async fn client(&self, executor: &LocalExecutor<'static>, target: &Target) -> Result<Client, CliError> {
+        let options = Options { retry: Retry::Forever, ..target.options.clone() };
+        client(executor, target.address.clone(), options, None).await
     }
 
     /// The durable consumer was for this run only; where this is not an administrator it stays and is told.

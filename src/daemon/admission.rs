@@ -1,0 +1,120 @@
+//! What becomes of who connects: the gate, the handshake where the door has one, and a place, in this order.
+
+use super::connection::Connection;
+use super::handshakes::Handshakes;
+use super::machine::Machine;
+use super::shared::Shared;
+use crate::broker::{Event, Peer};
+use crate::model::Mono;
+use crate::runtime::clock;
+use crate::session::Via;
+use crate::transport::{BoxStream, Inside};
+use crate::wire::{self, Code, ErrorHead, FrameType};
+use smol::LocalExecutor;
+use smol::io::AsyncWrite;
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+/// Connections over the limit that are told so at the same time.
+pub(super) const REFUSALS_MAX: usize = 64;
+/// What those are told to wait, in milliseconds.
+const RETRY_CONNECT_MS: u32 = 5_000;
+/// A refusal for want of room is said this often, in milliseconds.
+const SAY_EVERY_MS: u64 = 60_000;
+
+/// A kind of listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Frames at once.
+    Frames,
+    /// Frames over TLS.
+    Tls,
+}
+
+/// All that doors share.
+pub(super) struct Admission<M: Machine> {
+    shared: Rc<Shared<M>>,
+    /// The executor owns the tasks that own this.
+    executor: Weak<LocalExecutor<'static>>,
+    /// Where there is TLS.
+    handshakes: Option<Rc<Handshakes>>,
+    said: Cell<Option<Mono>>,
+}
+
+impl<M: Machine + 'static> Admission<M> {
+    pub(super) fn new(
+        shared: &Rc<Shared<M>>,
+        executor: &Rc<LocalExecutor<'static>>,
+        handshakes: Option<Rc<Handshakes>>,
+    ) -> Rc<Self> {
+        let (shared, executor) = (Rc::clone(shared), Rc::downgrade(executor));
+        Rc::new(Self { shared, executor, handshakes, said: Cell::new(None) })
+    }
+
+    /// Somebody connected. Whatever costs little is looked at before whatever costs much.
+    pub(super) fn arrived(self: &Rc<Self>, door: Door, stream: BoxStream, peer: Peer) {
+        match (door, peer) {
+            (Door::Tls, Peer::Ip { address, .. }) => {
+                let Some(handshakes) = &self.handshakes else { return };
+                if self.is_full() {
+                    // It would cost a handshake to say so.
+                    return self.say_full();
+                }
+                let timeout_ms = u64::from(self.shared.machine.borrow().settings().limits.handshake_ms);
+                let admission = Rc::clone(self);
+                handshakes.start(stream, address, Inside::Frames, timeout_ms, move |stream, certificate| {
+                    admission.enter(stream, Peer::Ip { address, via: Via::Tls, certificate });
+                });
+            }
+            (_, peer) => self.enter(stream, peer),
+        }
+    }
+
+    /// Somebody who may speak frames now gets a task, if there is room.
+    pub(super) fn enter(&self, stream: BoxStream, peer: Peer) {
+        let Some(executor) = self.executor.upgrade() else { return };
+        // The machine tells those just over its limit why it closes them, and waits for its words to arrive; of a flood
+        // each gets the same words if its socket takes them at once, and costs no task.
+        if self.is_full() {
+            self.say_full();
+            turn_away(stream);
+            return;
+        }
+        let conn = self.shared.number();
+        log::debug!("connection {} from {peer:?}", conn.0);
+        self.shared.handle(Event::Opened { conn, peer });
+        executor.spawn(Connection::new(Rc::clone(&self.shared), conn, stream)).detach();
+    }
+
+    fn connections_max(&self) -> usize {
+        self.shared.machine.borrow().settings().limits.connections_max as usize
+    }
+
+    fn is_full(&self) -> bool {
+        self.shared.connections() >= self.connections_max() + REFUSALS_MAX
+    }
+
+    fn say_full(&self) {
+        let now = clock::mono();
+        if self.said.get().is_none_or(|at| now.ms_since(at) >= SAY_EVERY_MS) {
+            self.said.set(Some(now));
+            log::warn!("a connection was refused: limits.connections_max = {} are open", self.connections_max());
+        }
+    }
+}
+
+/// Says why, as far as the socket takes it at once, and closes.
+fn turn_away(mut stream: BoxStream) {
+    let detail = "the broker has as many connections as it may: try later";
+    let head = ErrorHead { code: Code::TooManyConnections as u16, retry_after_ms: RETRY_CONNECT_MS, detail };
+    let mut frame = Vec::new();
+    wire::append(&mut frame, FrameType::Error, 0, 0, Some(&head), &[]);
+    wire::seal(&mut frame, 0);
+    let mut cx = Context::from_waker(Waker::noop());
+    // Best effort: there is nobody to wait for it.
+    if let Poll::Ready(Ok(_)) = Pin::new(&mut stream).poll_write(&mut cx, &frame) {
+        let _ = Pin::new(&mut stream).poll_close(&mut cx);
+    }
+}

@@ -1,0 +1,112 @@
+//! Handshakes under way: each a task of its own, bounded in time and number, before anybody hears of the connection.
+
+use crate::model::Mono;
+use crate::runtime::clock;
+use crate::runtime::reactor::Timer;
+use crate::session::Certificate;
+use crate::tls::TlsError;
+use crate::transport::{BoxStream, Inside, Tls};
+use smol::future::FutureExt as _;
+use smol::{LocalExecutor, Task};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+/// Most at the same time. Where one more comes, the one that takes longest is dropped: who means it is done within a
+/// few round trips, and a crowd that only holds the door is not waited for.
+pub(super) const HANDSHAKES_MAX: usize = 256;
+/// A peer that was refused has this long to take our last words and to close its own end, in milliseconds.
+const LINGER_MS: u64 = 2_000;
+/// Refusals are said this often, in milliseconds; those between are counted, and said at level debug.
+const SAY_EVERY_MS: u64 = 10_000;
+
+/// All of them.
+pub(super) struct Handshakes {
+    tls: Tls,
+    /// The executor owns the tasks that own this.
+    executor: Weak<LocalExecutor<'static>>,
+    under_way: RefCell<BTreeMap<u64, Task<()>>>,
+    last: Cell<u64>,
+    said: Cell<Option<Mono>>,
+    unsaid: Cell<u64>,
+}
+
+impl Handshakes {
+    pub(super) fn new(tls: Tls, executor: &Rc<LocalExecutor<'static>>) -> Rc<Self> {
+        Rc::new(Self {
+            tls,
+            executor: Rc::downgrade(executor),
+            under_way: RefCell::default(),
+            last: Cell::new(0),
+            said: Cell::new(None),
+            unsaid: Cell::new(0),
+        })
+    }
+
+    /// Shakes hands with a peer; `then` is called if that went well, within the time.
+    pub(super) fn start(
+        self: &Rc<Self>,
+        stream: BoxStream,
+        address: SocketAddr,
+        inside: Inside,
+        timeout_ms: u64,
+        then: impl FnOnce(BoxStream, Option<Arc<Certificate>>) + 'static,
+    ) {
+        let Some(executor) = self.executor.upgrade() else { return };
+        let number = self.last.get() + 1;
+        self.last.set(number);
+        let this = Rc::clone(self);
+        let task = executor.spawn(async move {
+            let late = async {
+                Timer::after_ms(timeout_ms).await;
+                None
+            };
+            let done = async { Some(this.tls.accept(stream, inside).await) }.or(late).await;
+            let done = match done {
+                Some(Ok((stream, certificate))) => Some((stream, certificate)),
+                Some(Err(refused)) => {
+                    this.refused(address, &refused.error);
+                    // Still one of those under way.
+                    refused.linger().or(Timer::after_ms(LINGER_MS)).await;
+                    None
+                }
+                None => {
+                    let text = "its handshake takes longer than limits.handshake".into();
+                    this.refused(address, &TlsError { reason: "late", text });
+                    None
+                }
+            };
+            if let Some(task) = this.under_way.borrow_mut().remove(&number) {
+                task.detach();
+            }
+            if let Some((stream, certificate)) = done {
+                then(stream, certificate);
+            }
+        });
+        let mut under_way = self.under_way.borrow_mut();
+        under_way.insert(number, task);
+        if under_way.len() > HANDSHAKES_MAX {
+            // Dropping a task ends it.
+            let oldest = under_way.pop_first();
+            drop(under_way);
+            drop(oldest);
+            log::debug!("a handshake was dropped: {HANDSHAKES_MAX} others are under way");
+        }
+    }
+
+    fn refused(&self, address: SocketAddr, error: &TlsError) {
+        let now = clock::mono();
+        if self.said.get().is_some_and(|at| now.ms_since(at) < SAY_EVERY_MS) {
+            self.unsaid.set(self.unsaid.get() + 1);
+            log::debug!("no TLS with {address}: {error}");
+            return;
+        }
+        self.said.set(Some(now));
+        match self.unsaid.take() {
+            0 => log::warn!("no TLS with {address}: {error}"),
+            more => log::warn!("no TLS with {address}: {error} (and {more} more since the last such line)"),
+        }
+    }
+}
