@@ -5,6 +5,7 @@ use super::output;
 use crate::client::Incoming;
 use crate::model::admin::Payload;
 use crate::model::{Property, tag};
+use crate::seal::KeyId;
 use serde_json::{Map, Value, json};
 
 /// How messages are printed.
@@ -105,11 +106,18 @@ fn property(property: Property<'_>) -> (String, Value) {
         tag::REPLY_TO => "reply-to",
         tag::ORDERING_KEY => "ordering-key",
         tag::ORIGIN => "origin",
+        tag::SIGNATURE => "signature",
+        tag::SEAL => "seal",
         tag::DEAD_REASON => "dead-reason",
         tag::DEAD_QUEUE => "dead-queue",
+        tag::SIGNER => {
+            let id = property.value.try_into().map(|id| KeyId(id).to_string());
+            return ("signer".into(), json!(id.unwrap_or_default()));
+        }
         tag::HOPS => return ("hops".into(), json!(property.value.first())),
         tag::DEAD_ATTEMPTS => {
-            return ("dead-attempts".into(), json!(postcard::from_bytes::<u32>(property.value).ok()));
+            let attempts = std::str::from_utf8(property.value).ok().and_then(|text| text.parse::<u32>().ok());
+            return ("dead-attempts".into(), json!(attempts));
         }
         other => return (format!("tag-{other}"), text(property.value)),
     };

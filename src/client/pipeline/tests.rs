@@ -12,6 +12,7 @@ const TERMS: Terms = Terms {
     window_messages: 16,
     window_bytes: 60_000,
     time_ms: 0,
+    lz4: false,
 };
 
 /// A broker that takes publishes in order, dedupes by id, refuses at random, fences, and answers later in order.
