@@ -123,3 +123,16 @@ fn property(property: Property<'_>) -> (String, Value) {
     };
     (name.into(), text(property.value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_are_shown_as_the_broker_and_publishers_write_them() {
+        let shown = |tag, value: &[u8]| property(Property { tag, value });
+        assert_eq!(shown(tag::DEAD_ATTEMPTS, b"12"), ("dead-attempts".into(), json!(12)));
+        assert_eq!(shown(tag::SIGNER, &[0xab; 8]), ("signer".into(), json!("abababababababab")));
+        assert_eq!(shown(tag::USER, b"\x01kv"), ("k".into(), json!("v")));
+    }
+}

@@ -300,6 +300,8 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Checks;
+    use crate::seal::{Algorithm, SealingKey};
 
     #[test]
     fn properties_are_bounded_and_a_refused_one_leaves_no_trace() {
@@ -311,5 +313,52 @@ mod tests {
         assert_eq!(record.properties.get(tag::CONTENT_TYPE), Some(&b"text/plain"[..]));
         assert_eq!(record.properties.get(tag::USER), Some(&b"\x03keyvalue"[..]));
         assert_eq!(record.properties.iter().count(), 2);
+    }
+
+    #[test]
+    fn a_message_is_sealed_signed_and_compressed_in_this_order_and_read_in_the_opposite_one() {
+        let (key, sealing) = (SigningKey::from_seed(&[1; 32]), SealingKey::from_bytes(&[2; 32]));
+        let sealer = super::super::sealer(sealing.clone(), Algorithm::default()).expect("random bits");
+        let public: PublicKeys = [key.public()].into_iter().collect();
+        let checks = |open: bool| Checks {
+            verify: Some(public.clone()),
+            open: open.then(|| [sealing.clone()].into_iter().collect()),
+        };
+        let text = b"all work and no play ".repeat(20);
+        let mut message = Message::new("a", &text).expect("valid");
+        message.property(tag::CONTENT_TYPE, b"text/plain").expect("fits");
+        (message.sign, message.compress) = (Some(&key), true);
+        let arrive = |message: &Message<'_>, lz4: bool| {
+            let finished = message.finish(MessageId([5; 16]), 7, lz4).expect("it can be made");
+            let record = finished.record();
+            let mut bytes = Vec::new();
+            record.encode_to(&mut bytes);
+            assert!(bytes.len() <= message.record_bytes_max());
+            let bytes = Bytes::from(bytes);
+            let item = DeliverItem { flags: 0, lane: 0, seq: 0, offset: 0, attempt: 1, stored_ms: 1, record: &bytes };
+            (record.compressed, Incoming::new(0, &item, &bytes, 1 << 20).expect("well-formed"))
+        };
+        for lz4 in [false, true] {
+            let (compressed, mut incoming) = arrive(&message, lz4);
+            assert_eq!(compressed, lz4);
+            assert_eq!(checks(false).check(&mut incoming), Ok(Some(key.public().id())));
+            assert_eq!((incoming.payload(), incoming.record().payload), (&text[..], &text[..]));
+            assert_eq!(checks(true).check(&mut incoming), Err(SealError::NotSealed));
+        }
+        message.seal = Some(&sealer);
+        let (compressed, mut incoming) = arrive(&message, true);
+        assert!(!compressed && incoming.payload().len() < 100, "it is compressed inside the seal");
+        assert_eq!(checks(true).check(&mut incoming), Ok(Some(key.public().id())));
+        assert_eq!((incoming.payload(), incoming.record().payload), (&text[..], &text[..]));
+        // What clears a retained value must be seen to do so.
+        let clear = Message { retain: true, payload: b"", ..message.clone() };
+        assert!(arrive(&clear, true).1.payload().is_empty());
+        // No room for a signature.
+        let full = Message::new("a", b"x").and_then(|mut full| {
+            full.property(tag::USER, &[0; PROPERTIES_BYTES_MAX - 20])?;
+            full.sign = Some(&key);
+            full.finish(MessageId::NONE, 0, false).map(|_| ())
+        });
+        assert_eq!(full, Err(ClientError::Record(RecordError::Properties)));
     }
 }
