@@ -4,6 +4,7 @@ mod bench;
 mod check_config;
 mod connect;
 mod consume;
+mod end_to_end;
 mod exit;
 mod generate;
 mod keys;
