@@ -6,7 +6,7 @@ use super::mount::DEAD;
 use crate::config::{Keep, Storage};
 use crate::model::admin::{
     self, AdminError, ConsumerQuery, ConsumerStatus, Count, LaneStatus, PEEK_MAX, PEEK_PAYLOAD_BYTES_MAX, Payload,
-    PeekItem, PeekQuery, QueueQuery, QueueStatus, ReplayQuery, Status,
+    PeekItem, PeekQuery, QueueQuery, QueueStatus, ReplayQuery, Status, TenantStatus,
 };
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::{ConnId, Priority, Properties, Record, tag};
@@ -118,6 +118,37 @@ impl Broker {
             connections: if whole { self.conns.len() as u64 } else { u64::from(self.mounts[mount].connections) },
             counters,
             queues: self.queue_statuses(mount),
+            tenants: match mount {
+                0 => (0..self.mounts.len()).map(|m| self.tenant_status(m)).collect(),
+                _ => vec![self.tenant_status(mount)],
+            },
+        }
+    }
+
+    fn tenant_status(&self, mount: usize) -> TenantStatus {
+        let m = &self.mounts[mount];
+        let tenant = self.settings.tenants.iter().find(|t| m.configured && *t.name == *m.tenant);
+        let refused = m.tally.refused.iter().map(|(code, count)| {
+            let name = Code::from_u16(*code).map_or_else(|| code.to_string(), |code| code.name().to_owned());
+            (name, *count)
+        });
+        TenantStatus {
+            name: m.tenant.to_string(),
+            left: !m.configured,
+            connections: u64::from(m.connections),
+            connections_max: u64::from(m.quota.connections_max),
+            stored_bytes: self.stored_bytes(mount),
+            stored_bytes_max: m.quota.stored_bytes_max,
+            channels: self.channels(mount),
+            channels_max: u64::from(m.quota.channels_max),
+            messages_per_second: tenant.map_or(0, |t| u64::from(t.messages_per_second)),
+            bytes_per_second: tenant.map_or(0, |t| t.bytes_per_second),
+            published: m.tally.published,
+            published_bytes: m.tally.published_bytes,
+            delivered: m.tally.delivered,
+            delivered_bytes: m.tally.delivered_bytes,
+            connects: m.tally.connects,
+            refused: refused.collect(),
         }
     }
 

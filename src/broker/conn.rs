@@ -20,6 +20,9 @@ pub(super) struct Conn {
     pub(super) mount: usize,
     /// Whether it is counted there.
     pub(super) entered: bool,
+    /// What it may publish, with others of its principal; from when that is first limited on.
+    pub(super) budget: Option<super::rates::Shared>,
+    pub(super) manners: super::rates::Manners,
     pub(super) peer: Peer,
     native: Native,
     building: Building,
@@ -151,6 +154,8 @@ impl Broker {
             session,
             mount: 0,
             entered: false,
+            budget: None,
+            manners: super::rates::Manners::default(),
             peer,
             native,
             building,
@@ -175,6 +180,7 @@ impl Broker {
     pub(super) fn handle_closed(&mut self, conn: ConnId) {
         let Some(mut gone) = self.conns.remove(&conn) else { return };
         self.timers.remove(Timer::Session(conn));
+        self.timers.remove(Timer::Pause(conn));
         for (id, stream) in std::mem::take(&mut gone.session.streams) {
             self.end_stream(gone.mount, conn, id, stream, false);
         }
@@ -324,7 +330,7 @@ impl Broker {
         let limits = &settings.limits;
         let wished = if hello.heartbeat_ms == 0 { limits.heartbeat_ms } else { hello.heartbeat_ms };
         let heartbeat_ms = wished.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
-        self.enter(conn).map_err(|(code, detail)| Fault::new(code, detail))?;
+        self.enter(conn)?;
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
         c.session.phase = Phase::Open;
         c.session.client = hello.client.into();
@@ -592,6 +598,7 @@ impl Broker {
             || s.unacked_bytes >= u64::from(limits.window_bytes)
             || s.outbox.control_len() >= CONTROL_BYTES_MAX
             || c.primes >= PRIMES_MAX
+            || c.manners.is_paused(self.now.mono)
             || (behind && publishing);
         if s.held && !hold {
             s.held = false;

@@ -460,6 +460,8 @@ impl Broker {
         consumer.set_state(lane, seq, PendingState::InFlight(id, now));
         self.counters.delivered += 1;
         self.counters.redelivered += 1;
+        let mount = self.mount_of_queue(q);
+        self.mounts[mount].tally.deliver(1, entry.data.len());
     }
 
     fn pump_new(&mut self, q: usize, c: usize, consumer: &mut Consumer) {
@@ -571,6 +573,7 @@ impl Broker {
         };
         let room = self.settings.limits.outbox_bytes_max as usize;
         let now = self.now;
+        let mount = self.mount_of_queue(q);
         let Some(mut place) = consumer.lane_mut(lane).at.take() else { return };
         for _ in 0..BURST {
             let a = &consumer.attachments[at];
@@ -614,6 +617,7 @@ impl Broker {
             let flags = if suspect { item_flag::REDELIVERED } else { 0 };
             self.item(conn, stream, epoch, tag, &delivery(flags, lane, seq, 1, stored, &entry));
             self.counters.delivered += 1;
+            self.mounts[mount].tally.deliver(1, entry.data.len());
             if self.waiting_bytes(conn) >= room {
                 break;
             }

@@ -89,6 +89,7 @@ impl Broker {
 
     /// Appends a message the broker itself moves: a full queue drops its oldest.
     pub(super) fn append_bounded(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8]) {
+        self.make_moved_room(queue);
         let mut freed = Vec::new();
         let q = &mut self.queues[queue];
         let before = q.dropped;

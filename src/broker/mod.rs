@@ -19,6 +19,8 @@ mod event;
 mod load;
 mod mount;
 mod publish;
+mod quotas;
+mod rates;
 mod request;
 mod storage;
 mod subscribe;
@@ -39,6 +41,7 @@ use commit::VolumeState;
 use conn::Conn;
 use hashbrown::HashMap;
 use mount::{Mount, Queues};
+use rates::{Budgets, Limit};
 use request::Ask;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,6 +65,9 @@ pub struct Broker {
     health: Health,
     reads: HashMap<u64, Waiting>,
     asks: HashMap<u64, Ask>,
+    /// What a principal may publish, and what is left of it.
+    rates: Limit,
+    budgets: Budgets,
     /// Consumers to look at before the broker rests: queue and consumer index.
     pumps: Vec<(usize, usize)>,
     timers: Due<Timer>,
@@ -83,6 +89,8 @@ pub struct Broker {
 enum Timer {
     /// Handshake, heartbeat, stopped frame or last bytes of a session.
     Session(ConnId),
+    /// A session that was made to wait is read from again.
+    Pause(ConnId),
     /// The pending batch of the disk has lingered long enough.
     Flush,
     /// A retry of a consumer (queue, consumer) is due.
@@ -139,6 +147,8 @@ impl Broker {
             health: Health::default(),
             reads: HashMap::new(),
             asks: HashMap::new(),
+            rates: Limit::default(),
+            budgets: Budgets::default(),
             pumps: Vec::new(),
             timers: Due::default(),
             effects: VecDeque::new(),
@@ -152,6 +162,7 @@ impl Broker {
             settings,
         };
         broker.disk.clock = loaded.clock;
+        broker.set_rates();
         if let Some(leap) = loaded.leap {
             broker.leapt(leap);
         }
@@ -261,6 +272,7 @@ impl Broker {
         while let Some(timer) = self.timers.pop(self.now.mono) {
             match timer {
                 Timer::Session(conn) => self.handle_session_timeout(conn),
+                Timer::Pause(conn) => self.end_pause(conn),
                 // `flush_if_due` looks at the clock itself.
                 Timer::Flush => {}
                 Timer::Retry(queue, consumer) => self.pumps.push((queue, consumer)),
@@ -327,6 +339,7 @@ impl Broker {
         for mount in 0..self.mounts.len() {
             self.expire_ids(mount);
         }
+        self.budgets.forget(self.rates, self.now.mono);
         if self.now.wall.ms_since(self.disk.clock) >= 60_000 && self.disk.has_dirty_rows() {
             self.disk.clock_due = true;
         }

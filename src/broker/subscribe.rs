@@ -427,6 +427,8 @@ impl Broker {
             self.tell_dropped(conn);
         }
         self.counters.fanned_out += 1;
+        let mount = self.mount_of_conn(conn);
+        self.mounts[mount].tally.deliver(1, shaped.len());
         self.item(conn, stream, item.epoch, 0, &item.deliver(flags, &shaped));
         true
     }

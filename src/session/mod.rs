@@ -8,7 +8,7 @@ pub use outbox::Outbox;
 pub use principal::{
     AUTH_CONTEXT, Attempt, Certificate, Denied, Method, NONCE_BYTES, Peer, Principal, REAUTH_CONTEXT, Via,
 };
-pub use publisher::{Expect, Publisher, Run, RunKind};
+pub use publisher::{Expect, Patience, Publisher, Run, RunKind};
 
 use crate::model::{ConnId, Mono};
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@ mod clocks;
 mod compressed;
 mod consuming;
 mod crash;
+mod limits;
 mod live;
 mod publishing;
 mod review;
