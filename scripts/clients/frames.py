@@ -77,7 +77,7 @@ def record(channel, payload, ident):
 
 def read_record(data):
     r = Reader(data)
-    out = {"id": r.raw(16), "channel": r.bytes().decode(), "flags": r.u8(), "priority": r.u8()}
+    out = {"id": r.raw(16), "channel": r.bytes().decode(), "retain": r.u8(), "priority": r.u8()}
     out["times"] = (r.num(), r.num(), r.num())
     out["encoding"], out["properties"], out["payload"] = r.u8(), r.bytes(), r.bytes()
     assert r.at == len(data)
