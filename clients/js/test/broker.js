@@ -12,13 +12,17 @@ const program = process.env.TIDEGATE ?? ['target/release/tidegate', 'target/debu
   .find(existsSync);
 
 export class Broker {
-  /** @param {string} [extra] YAML behind the defaults of the tests */
-  static async start(extra = '') {
+  /**
+   * @param {string} [extra] YAML behind the defaults of the tests
+   * @param {(folder: string) => void | Promise<void>} [prepare] puts files there; data are in `data` below it
+   */
+  static async start(extra = '', prepare = () => {}) {
     if (!program) throw new Error('no broker to test against: cargo build, or set TIDEGATE');
     const broker = new Broker();
     broker.folder = mkdtempSync(join(tmpdir(), 'tidegate-js-'));
     broker.port = 0;
     broker.extra = extra;
+    await prepare(broker.folder);
     await broker.up();
     return broker;
   }
