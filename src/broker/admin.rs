@@ -6,10 +6,12 @@ use super::mount::DEAD;
 use crate::config::{Keep, Storage};
 use crate::model::admin::{
     self, AdminError, ConsumerQuery, ConsumerStatus, Count, LaneStatus, PEEK_MAX, PEEK_PAYLOAD_BYTES_MAX, Payload,
-    PeekItem, PeekQuery, QueueQuery, QueueStatus, ReplayQuery, Status,
+    PeekItem, PeekQuery, QueueQuery, QueueStatus, ReplayQuery, Status, TenantStatus,
 };
+use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::{ConnId, Priority, Properties, Record, tag};
 use crate::queue::{Admission, Queue};
+use crate::seal::expand_record;
 use crate::store::block::BlockReader;
 use crate::store::{Op, ReadRequest, ReadResult, Table, schema};
 use crate::wire::{Code, Contract};
@@ -116,6 +118,37 @@ impl Broker {
             connections: if whole { self.conns.len() as u64 } else { u64::from(self.mounts[mount].connections) },
             counters,
             queues: self.queue_statuses(mount),
+            tenants: match mount {
+                0 => (0..self.mounts.len()).map(|m| self.tenant_status(m)).collect(),
+                _ => vec![self.tenant_status(mount)],
+            },
+        }
+    }
+
+    fn tenant_status(&self, mount: usize) -> TenantStatus {
+        let m = &self.mounts[mount];
+        let tenant = self.settings.tenants.iter().find(|t| m.configured && *t.name == *m.tenant);
+        let refused = m.tally.refused.iter().map(|(code, count)| {
+            let name = Code::from_u16(*code).map_or_else(|| code.to_string(), |code| code.name().to_owned());
+            (name, *count)
+        });
+        TenantStatus {
+            name: m.tenant.to_string(),
+            left: !m.configured,
+            connections: u64::from(m.connections),
+            connections_max: u64::from(m.quota.connections_max),
+            stored_bytes: self.stored_bytes(mount),
+            stored_bytes_max: m.quota.stored_bytes_max,
+            channels: self.channels(mount),
+            channels_max: u64::from(m.quota.channels_max),
+            messages_per_second: tenant.map_or(0, |t| u64::from(t.messages_per_second)),
+            bytes_per_second: tenant.map_or(0, |t| t.bytes_per_second),
+            published: m.tally.published,
+            published_bytes: m.tally.published_bytes,
+            delivered: m.tally.delivered,
+            delivered_bytes: m.tally.delivered_bytes,
+            connects: m.tally.connects,
+            refused: refused.collect(),
         }
     }
 
@@ -373,7 +406,8 @@ fn each(blocks: &[crate::store::Block], from: &mut u64, visible: u64, visit: &mu
 }
 
 fn peek_item(lane: Priority, seq: u64, stored_ms: u64, data: &[u8]) -> Option<PeekItem> {
-    let record = Record::decode(data).ok()?;
+    let expanded = expand_record(data, MESSAGE_BYTES_MAX as usize).ok()?;
+    let record = Record::decode(expanded.as_deref().unwrap_or(data)).ok()?;
     let shown = &record.payload[..record.payload.len().min(PEEK_PAYLOAD_BYTES_MAX)];
     let properties = record.properties.iter().map(|p| {
         let text = Payload::from_bytes(p.value).as_str().to_owned();
@@ -400,6 +434,8 @@ fn property_name(number: u32) -> String {
         tag::ORIGIN => "origin",
         tag::HOPS => "hops",
         tag::SIGNATURE => "signature",
+        tag::SIGNER => "signer",
+        tag::SEAL => "seal",
         tag::DEAD_REASON => "dead-reason",
         tag::DEAD_ATTEMPTS => "dead-attempts",
         tag::DEAD_QUEUE => "dead-queue",

@@ -13,6 +13,9 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+/// What tenants did is written at most this often, in milliseconds.
+const TALLY_MS: u64 = 60_000;
+
 /// One store as the broker sees it: what is durable, what is under way, what gathers.
 pub(super) struct VolumeState {
     volume: Volume,
@@ -30,6 +33,8 @@ pub(super) struct VolumeState {
     pub(super) clock_due: bool,
     /// The next commit is the last of an orderly stop.
     stopped_row: bool,
+    /// When what tenants did was last written.
+    tallied: Mono,
     /// Sessions that are not read from until this store catches up.
     pub(super) held: Vec<ConnId>,
 }
@@ -125,6 +130,7 @@ impl VolumeState {
             clock: Wall(0),
             clock_due: false,
             stopped_row: false,
+            tallied: Mono(0),
             held: Vec::new(),
         }
     }
@@ -395,6 +401,7 @@ impl Broker {
                 }
                 RunKind::Nack(code, retry_after_ms) => {
                     *self.counters.refused.entry(code).or_default() += u64::from(run.count);
+                    self.mounts[c.mount].tally.refuse(code, u64::from(run.count));
                     let detail = super::publish::explain(code);
                     let head =
                         PublishNack { first: run.first, count: run.count, code: code as u16, retry_after_ms, detail };
@@ -464,7 +471,7 @@ impl Broker {
 
 impl VolumeState {
     /// Adds the rows that changed. Those of the memory volume are never read back.
-    fn push_rows(&mut self, queues: &mut Queues, mounts: &[Mount], now: Now) {
+    fn push_rows(&mut self, queues: &mut Queues, mounts: &mut [Mount], now: Now) {
         for ((queue, lane), below) in std::mem::take(&mut self.gathering.trims) {
             self.push(Op::Trim { queue, lane, below });
         }
@@ -508,6 +515,15 @@ impl VolumeState {
         if std::mem::take(&mut queues.numbers_dirty) {
             let key = Bytes::from_static(META_COUNTERS);
             g.ops.push(Op::Put { table: Table::Meta, key, value: schema::encode(&queues.numbers) });
+        }
+        // What tenants did rides on what is written anyway: losing a minute of it is better than a commit of its own.
+        if self.stopped_row || (!g.ops.is_empty() && now.mono.ms_since(self.tallied) >= TALLY_MS) {
+            self.tallied = now.mono;
+            for mount in mounts.iter_mut().filter(|m| m.tally != m.kept_tally) {
+                let value = schema::encode(&mount.tally);
+                g.ops.push(Op::Put { table: Table::Meta, key: schema::tally_key(mount.id), value });
+                mount.kept_tally.clone_from(&mount.tally);
+            }
         }
         if std::mem::take(&mut self.stopped_row) {
             let key = Bytes::from_static(META_STOPPED);

@@ -8,7 +8,7 @@ use crate::model::{ConnId, Mono};
 use crate::protocols::native::{Accepted, Native};
 use crate::protocols::{Fault, Request};
 use crate::session::{NONCE_BYTES, Overdue, Phase, Session};
-use crate::wire::{self, Close, Code, Decoded, Deliver, DeliverItem, Done, ErrorHead, FrameType, Goaway, Ping, Pong};
+use crate::wire::{self, EXTENSION_AUTH_METHODS, Close, Code, Decoded, Deliver, DeliverItem, Done, ErrorHead, FrameType, Goaway, Ping, Pong};
 
 /// A connection: the session and the dialect it speaks.
 pub(super) struct Conn {
@@ -17,6 +17,9 @@ pub(super) struct Conn {
     pub(super) mount: usize,
     /// Whether it is counted there.
     pub(super) entered: bool,
+    /// What it may publish, with others of its principal; from when that is first limited on.
+    pub(super) budget: Option<super::rates::Shared>,
+    pub(super) manners: super::rates::Manners,
     pub(super) peer: Peer,
     /// How it proves who it is.
     pub(super) login: Login,
@@ -87,13 +90,12 @@ impl Conn {
         self.session.outbox.data_len() + self.building.items.len()
     }
 
-    /// Whether a message of this length may go to this subscription at once, nothing else being to do for it.
+    /// Whether a message of this length, which the peer takes, may go to this subscription at once, nothing else being to do
+    /// for it.
     pub(super) fn takes_live(&self, stream: u32, len: usize, waiting_max: usize) -> bool {
         let Some(Stream::Subscription(subscription)) = self.session.streams.get(&stream) else { return false };
         let waiting = self.waiting_bytes();
-        subscription.is_even()
-            && len <= self.session.peer_message_bytes_max as usize
-            && (waiting == 0 || waiting + len <= waiting_max)
+        subscription.is_even() && (waiting == 0 || waiting + len <= waiting_max)
     }
 }
 
@@ -146,6 +148,8 @@ impl Broker {
             session,
             mount: 0,
             entered: false,
+            budget: None,
+            manners: super::rates::Manners::default(),
             peer,
             login: Login::new(nonce),
             native: Native::default(),
@@ -174,6 +178,7 @@ impl Broker {
         let Some(mut gone) = self.conns.remove(&conn) else { return };
         self.timers.remove(Timer::Session(conn));
         self.forget_login(conn, &gone);
+        self.timers.remove(Timer::Pause(conn));
         for (id, stream) in std::mem::take(&mut gone.session.streams) {
             self.end_stream(gone.mount, conn, id, stream, false);
         }
@@ -261,7 +266,10 @@ impl Broker {
 
     fn handle_request(&mut self, conn: ConnId, open: bool, request: Request<'_>) -> Result<(), Fault> {
         match request {
-            Request::Hello(hello, methods) => self.handle_hello(conn, &hello, methods),
+            Request::Hello(hello, extensions) => {
+                self.note_encodings(conn, extensions);
+                self.handle_hello(conn, &hello, extensions.get(EXTENSION_AUTH_METHODS))
+            }
             Request::Auth(auth) => self.handle_auth(conn, &auth),
             Request::Close => {
                 if let Some(c) = self.conns.get_mut(&conn) {
@@ -548,6 +556,7 @@ impl Broker {
             || s.unacked_bytes >= u64::from(limits.window_bytes)
             || s.outbox.control_len() >= CONTROL_BYTES_MAX
             || c.primes >= PRIMES_MAX
+            || c.manners.is_paused(self.now.mono)
             || (behind && publishing);
         if s.held && !hold {
             s.held = false;
@@ -560,11 +569,6 @@ impl Broker {
                 self.disk.held.push(conn);
             }
         }
-    }
-
-    /// Whether a record is not larger than the peer takes.
-    pub(super) fn fits_peer(&self, conn: ConnId, len: usize) -> bool {
-        self.conns.get(&conn).is_none_or(|c| len <= c.session.peer_message_bytes_max as usize)
     }
 
     /// Milliseconds since start.

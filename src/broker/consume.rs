@@ -446,20 +446,22 @@ impl Broker {
         let flags = if pending.delivered { item_flag::REDELIVERED } else { 0 };
         let now = self.now.mono;
         let a = &mut consumer.attachments[at];
-        if !self.fits_peer(a.conn, entry.data.len()) {
+        let Some(shaped) = self.shape(a.conn, entry.data) else {
             consumer.set_state(lane, seq, PendingState::Dying);
             self.fetch(q, c, lane, seq);
             return;
-        }
-        let a = &mut consumer.attachments[at];
-        let tag = a.tag(lane, seq, entry.data.len());
+        };
+        let tag = a.tag(lane, seq, shaped.len());
         let (conn, stream, id) = (a.conn, a.stream, a.id);
+        let entry = Entry { data: &shaped, ..entry };
         let item = delivery(flags, lane, seq, pending.attempts + 1, stored, &entry);
         let epoch = self.queues[q].epoch.0;
         self.item(conn, stream, epoch, tag, &item);
         consumer.set_state(lane, seq, PendingState::InFlight(id, now));
         self.counters.delivered += 1;
         self.counters.redelivered += 1;
+        let mount = self.mount_of_queue(q);
+        self.mounts[mount].tally.deliver(1, entry.data.len());
     }
 
     fn pump_new(&mut self, q: usize, c: usize, consumer: &mut Consumer) {
@@ -571,6 +573,7 @@ impl Broker {
         };
         let room = self.settings.limits.outbox_bytes_max as usize;
         let now = self.now;
+        let mount = self.mount_of_queue(q);
         let Some(mut place) = consumer.lane_mut(lane).at.take() else { return };
         for _ in 0..BURST {
             let a = &consumer.attachments[at];
@@ -601,18 +604,20 @@ impl Broker {
                 continue;
             }
             let (conn, stream, id) = (a.conn, a.stream, a.id);
-            if !self.fits_peer(conn, entry.data.len()) {
+            let Some(shaped) = self.shape(conn, entry.data) else {
                 consumer.deliver_next(lane, id, now.mono);
                 consumer.set_state(lane, seq, PendingState::Dying);
                 self.fetch(q, c, lane, seq);
                 continue;
-            }
-            let tag = consumer.attachments[at].tag(lane, seq, entry.data.len());
+            };
+            let entry = Entry { data: &shaped, ..entry };
+            let tag = consumer.attachments[at].tag(lane, seq, shaped.len());
             consumer.deliver_next(lane, id, now.mono);
             let suspect = seq < consumer.lane_mut(lane).suspect_below;
             let flags = if suspect { item_flag::REDELIVERED } else { 0 };
             self.item(conn, stream, epoch, tag, &delivery(flags, lane, seq, 1, stored, &entry));
             self.counters.delivered += 1;
+            self.mounts[mount].tally.deliver(1, entry.data.len());
             if self.waiting_bytes(conn) >= room {
                 break;
             }

@@ -41,7 +41,7 @@ impl Broker {
             self.lose(q, consumer, lane, seq);
             return;
         };
-        let reason = if consumer.attachments.iter().any(|a| !self.fits_peer(a.conn, entry.data.len())) {
+        let reason = if consumer.attachments.iter().any(|a| self.shape(a.conn, entry.data).is_none()) {
             "larger than its consumer takes"
         } else {
             "its attempts were exhausted or it was given up"
@@ -89,6 +89,7 @@ impl Broker {
 
     /// Appends a message the broker itself moves: a full queue drops its oldest.
     pub(super) fn append_bounded(&mut self, queue: usize, record: &Record<'_>, bytes: &[u8]) {
+        self.make_moved_room(queue);
         let mut freed = Vec::new();
         let q = &mut self.queues[queue];
         let before = q.dropped;

@@ -8,7 +8,7 @@ use crate::queue::{Consumer, DedupeWindow, Queue};
 use crate::schedule::{Leap, Leaps};
 use crate::store::schema::{
     self, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK, META_COUNTERS, META_LEAPS,
-    META_STOPPED, META_TENANT, QueueRow,
+    META_STOPPED, META_TALLY, META_TENANT, QueueRow, Tally,
 };
 use crate::store::{Op, QueueKey, Reader, StoreError, Table};
 use crate::wire::Code;
@@ -154,6 +154,15 @@ impl<'a> Mounts<'a> {
             }
             true
         })?;
+        reader.scan(Table::Meta, META_TALLY, META_TALLY, &mut |key, value| {
+            let id = key.strip_prefix(META_TALLY).and_then(mount_of);
+            if let (Some(id), Some(tally)) = (id, schema::decode::<Tally>(value)) {
+                let mount = mounts.at(id);
+                mount.kept_tally.clone_from(&tally);
+                mount.tally = tally;
+            }
+            true
+        })?;
         for old in known {
             let mount = mounts.at(old.id);
             if !mount.stored {
@@ -202,7 +211,9 @@ fn add_tenants(mounts: &mut Vec<Mount>, settings: &Settings) {
         }
         // They stand in the order of their ids, and none is ever taken out.
         let Some(id) = mounts.last().map_or(Some(0), |m| m.id.0.checked_add(1)) else { return };
-        mounts.push(Mount::new(MountId(id), &tenant.name, DedupeWindow::new(dedupe.ids_max, dedupe.window_ms)));
+        let mut mount = Mount::new(MountId(id), &tenant.name, DedupeWindow::new(dedupe.ids_max, dedupe.window_ms));
+        mount.configure(settings);
+        mounts.push(mount);
     }
 }
 
@@ -290,6 +301,8 @@ impl Broker {
             let mount = &mut self.mounts[at];
             mount.dedupe.adopt(&old.dedupe);
             mount.connections = old.connections;
+            mount.budget = old.budget;
+            mount.tally.clone_from(&old.tally);
         }
         for queue in old_queues.into_memory() {
             let mount = self.mount_at(queue.key.mount);
@@ -354,6 +367,7 @@ impl Broker {
         }
         add_queues(&mut self.mounts, &mut self.queues, &wanted, &mut self.rng);
         self.settings = settings;
+        self.set_rates();
         self.keep_tenants();
         self.disk.nudge(self.now.mono);
         for conn in self.conns_in_order() {

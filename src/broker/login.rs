@@ -4,6 +4,7 @@
 //! that a flood from one leaves the others theirs.
 
 use super::conn::{Conn, HELLO_FIRST};
+use super::expand::with_encodings;
 use super::{Broker, Effect, Peer, Timer};
 use crate::config::{AuthSettings, Settings};
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
@@ -499,8 +500,8 @@ impl Broker {
         let expires = principal.expires;
         c.session.principal = principal;
         c.login.methods = Vec::new();
-        if let Err((code, detail)) = self.enter(conn) {
-            return self.fail(conn, code, detail);
+        if let Err(fault) = self.enter(conn) {
+            return self.fail(conn, fault.code, &fault.detail);
         }
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let principal = &c.session.principal;
@@ -524,7 +525,7 @@ impl Broker {
             window_bytes: limits.window_bytes,
             time_ms: self.now.wall.0,
         };
-        self.control(conn, 0, FrameType::Welcome, &welcome);
+        self.control(conn, 0, FrameType::Welcome, &with_encodings(welcome));
         self.watch_expiry(conn, expires);
         self.arm_session(conn);
     }

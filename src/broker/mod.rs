@@ -13,12 +13,15 @@ mod consume;
 mod dead;
 mod delayed;
 mod entries;
+mod expand;
 
 mod event;
 mod load;
 mod login;
 mod mount;
 mod publish;
+mod quotas;
+mod rates;
 mod request;
 mod storage;
 mod subscribe;
@@ -40,6 +43,7 @@ use conn::Conn;
 use hashbrown::HashMap;
 use login::Logins;
 use mount::{Mount, Queues};
+use rates::{Budgets, Limit};
 use request::Ask;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -64,11 +68,16 @@ pub struct Broker {
     reads: HashMap<u64, Waiting>,
     asks: HashMap<u64, Ask>,
     logins: Logins,
+    /// What a principal may publish, and what is left of it.
+    rates: Limit,
+    budgets: Budgets,
     /// Consumers to look at before the broker rests: queue and consumer index.
     pumps: Vec<(usize, usize)>,
     timers: Due<Timer>,
     effects: VecDeque<Effect>,
     counters: Counters,
+    /// Where compressed payloads are expanded to be looked at.
+    scratch: Vec<u8>,
     ids: u64,
     stopping: Option<Mono>,
     stopped: bool,
@@ -83,6 +92,8 @@ pub struct Broker {
 enum Timer {
     /// Handshake, heartbeat, stopped frame or last bytes of a session.
     Session(ConnId),
+    /// A session that was made to wait is read from again.
+    Pause(ConnId),
     /// The pending batch of the disk has lingered long enough.
     Flush,
     /// A retry of a consumer (queue, consumer) is due.
@@ -142,10 +153,13 @@ impl Broker {
             reads: HashMap::new(),
             asks: HashMap::new(),
             logins: Logins::default(),
+            rates: Limit::default(),
+            budgets: Budgets::default(),
             pumps: Vec::new(),
             timers: Due::default(),
             effects: VecDeque::new(),
             counters: Counters::default(),
+            scratch: Vec::new(),
             ids: 1,
             stopping: None,
             stopped: false,
@@ -154,6 +168,7 @@ impl Broker {
             settings,
         };
         broker.disk.clock = loaded.clock;
+        broker.set_rates();
         if let Some(leap) = loaded.leap {
             broker.leapt(leap);
         }
@@ -264,6 +279,7 @@ impl Broker {
         while let Some(timer) = self.timers.pop(self.now.mono) {
             match timer {
                 Timer::Session(conn) => self.handle_session_timeout(conn),
+                Timer::Pause(conn) => self.end_pause(conn),
                 // `flush_if_due` looks at the clock itself.
                 Timer::Flush => {}
                 Timer::Retry(queue, consumer) => self.pumps.push((queue, consumer)),
@@ -333,6 +349,7 @@ impl Broker {
         for mount in 0..self.mounts.len() {
             self.expire_ids(mount);
         }
+        self.budgets.forget(self.rates, self.now.mono);
         if self.now.wall.ms_since(self.disk.clock) >= 60_000 && self.disk.has_dirty_rows() {
             self.disk.clock_due = true;
         }

@@ -1,11 +1,13 @@
 //! A mount's space: who listens where, its ids and retained values; and the queues of all mounts in one list.
 
+use super::quotas::Quota;
+use super::rates::{Budget, Limit};
 use crate::config::{Keep, Overflow, QueueSettings, Settings};
 use crate::model::{ConnId, Epoch, MountId, Position, QueueId};
 use crate::queue::{DedupeWindow, Queue};
 use crate::routing::Table;
 use crate::store::QueueKey;
-use crate::store::schema::Counters as Numbers;
+use crate::store::schema::{Counters as Numbers, Tally};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
@@ -89,6 +91,16 @@ pub(super) struct Mount {
     pub(super) queues: Vec<usize>,
     /// Sessions in it.
     pub(super) connections: u32,
+    pub(super) quota: Quota,
+    /// Bytes in its queues at most: what came since they were last asked is counted on top, what left is not.
+    pub(super) stored_most: u64,
+    /// What may be published in it, and what is left of that.
+    pub(super) limit: Limit,
+    pub(super) budget: Budget,
+    /// What was done in it since there is this tenant.
+    pub(super) tally: Tally,
+    /// The same as the store has it.
+    pub(super) kept_tally: Tally,
     /// Queues by the filters they capture.
     captures: Table<usize>,
     /// Subscriptions by filter.
@@ -133,6 +145,12 @@ impl Mount {
             stored: false,
             queues: Vec::new(),
             connections: 0,
+            quota: Quota::default(),
+            stored_most: u64::MAX,
+            limit: Limit::default(),
+            budget: Budget::default(),
+            tally: Tally::default(),
+            kept_tally: Tally::default(),
             captures: Table::default(),
             subscriptions: Table::default(),
             responders: Table::default(),
@@ -146,8 +164,11 @@ impl Mount {
 
     /// Takes over what the settings say of its tenant.
     pub(super) fn configure(&mut self, settings: &Settings) {
-        let own = self.id == MountId(0);
-        self.configured = own || (!self.tenant.is_empty() && settings.tenants.iter().any(|t| *t.name == *self.tenant));
+        let tenant = settings.tenants.iter().find(|t| !self.tenant.is_empty() && *t.name == *self.tenant);
+        self.configured = self.id == MountId(0) || tenant.is_some();
+        self.quota = tenant.map(Quota::of).unwrap_or_default();
+        self.limit = tenant.map(|t| Limit::per_second(t.messages_per_second, t.bytes_per_second)).unwrap_or_default();
+        self.stored_most = u64::MAX;
     }
 
     /// The mount's queue of this name.

@@ -1,13 +1,17 @@
 //! A publish: judged whole before anything of it is kept.
 
 use super::commit::LiveItem;
+use super::expand::{Shapes, shrink};
 use super::mount::Route;
+use super::quotas::Takers;
+use super::rates::retry_ms;
+use super::tenants::Refused;
 use super::{Broker, Effect};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::model::{ConnId, Position, Record, RecordError, Volume};
 use crate::protocols::{Fault, Records};
 use crate::queue::Admission;
-use crate::session::{Expect, Publisher, RunKind};
+use crate::session::{Expect, Patience, Publisher, RunKind};
 use crate::store::schema;
 use crate::store::{Op, Table};
 use crate::wire::{Code, Contract, Outcome};
@@ -19,9 +23,6 @@ struct Taken {
     outcome: Outcome,
     wait: [Position; 2],
 }
-
-/// Why a message was refused, and after how many milliseconds to try again.
-type Refused = (Code, u32);
 
 /// Streams with this bit are opened by the broker.
 pub(super) const BROKER_STREAM: u32 = 0x8000_0000;
@@ -58,7 +59,14 @@ impl Broker {
         }
         let mut publisher = std::mem::take(publishers.entry(stream).or_default());
         let mut fenced = None;
-        match publisher.expect(first) {
+        let limited = self.is_limited(mount);
+        let expect = publisher.expect(first);
+        let patience = if limited {
+            publisher.judge(expect, self.now.mono, count, self.settings.limits.window_messages)
+        } else {
+            Patience::Unasked
+        };
+        match expect {
             Expect::Next => publisher.advance(first, count),
             Expect::Fenced => fenced = Some(Code::Fenced),
             Expect::Wrong => fenced = Some(Code::BadPublishNumber),
@@ -69,6 +77,13 @@ impl Broker {
             bytes += record.len() as u64;
             let verdict = match fenced {
                 Some(code) => Err((code, 0)),
+                None if limited => match self.spend(conn, mount, record.len() as u64) {
+                    Ok(()) => self.publish_one(mount, contract, record),
+                    Err(wait_us) => {
+                        publisher.wait(self.now.mono, wait_us);
+                        Err((Code::RateLimited, retry_ms(wait_us)))
+                    }
+                },
                 None => self.publish_one(mount, contract, record),
             };
             let (kind, wait) = match verdict {
@@ -92,13 +107,14 @@ impl Broker {
                 v.watch((conn, stream), position);
             }
         }
+        let minded = if limited { self.mind(conn, &publisher, patience) } else { Ok(()) };
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session.unacked_messages += count;
             c.session.unacked_bytes += bytes;
             c.session.publishers.insert(stream, publisher);
         }
         self.send_acks(conn, stream);
-        Ok(())
+        minded
     }
 
     fn publish_one(&mut self, mount: usize, asked: Contract, bytes: &[u8]) -> Result<Taken, Refused> {
@@ -112,9 +128,7 @@ impl Broker {
         if record.channel.is_reserved() {
             return Err((Code::Forbidden, 0));
         }
-        if record.compressed {
-            return Err((Code::BadRecord, 0));
-        }
+        self.check_contents(&record)?;
         if asked == Contract::Upstream {
             return Err((Code::NotSupported, 0));
         }
@@ -135,7 +149,22 @@ impl Broker {
         }
         let route = self.mounts[mount].route(record.channel.as_str());
         let takers = self.judge(mount, asked, &record, bytes, &route)?;
-        Ok(self.take(mount, asked, &record, bytes, &route, &takers))
+        if takers.over > 0 {
+            self.make_quota_room(mount, &takers.list, &record, bytes.len() as u64);
+        }
+        Ok(self.take(mount, asked, &record, bytes, &route, &takers.list))
+    }
+
+    /// Whether the payload is what the record says of it.
+    fn check_contents(&mut self, record: &Record<'_>) -> Result<(), Refused> {
+        if !record.compressed {
+            return Ok(());
+        }
+        let mut plain = std::mem::take(&mut self.scratch);
+        let checked = self.check_compressed(record, &mut plain);
+        shrink(&mut plain);
+        self.scratch = plain;
+        checked.map_err(|code| (code, 0))
     }
 
     /// Which queues take the message. Nothing is changed unless all that must take it can.
@@ -146,7 +175,7 @@ impl Broker {
         record: &Record<'_>,
         bytes: &[u8],
         route: &Route,
-    ) -> Result<Vec<(usize, Admission)>, Refused> {
+    ) -> Result<Takers, Refused> {
         let len = bytes.len() as u64;
         if route.queues.len() > CAPTURES_MAX {
             return Err((Code::BadOptions, 0));
@@ -182,11 +211,7 @@ impl Broker {
             }
             let mut forgotten = Vec::new();
             let room = queue.may_link(record.channel.as_str(), &mut forgotten);
-            let (key, volume) = (queue.key, queue.volume);
-            for channel in forgotten {
-                let key = schema::named_key(key, &channel);
-                self.volume_mut(volume).push(Op::Delete { table: Table::Channel, key });
-            }
+            self.push_forgotten(q, forgotten);
             if !room {
                 return Err((Code::LimitReached, RETRY_FULL_MS));
             }
@@ -201,7 +226,9 @@ impl Broker {
                 return Err((Code::LimitReached, RETRY_FULL_MS));
             }
         }
-        Ok(takers)
+        self.fit_channels(mount, &takers, record)?;
+        let over = self.over_stored(mount, &takers, len, record.priority)?;
+        Ok(Takers { list: takers, over })
     }
 
     fn take(
@@ -261,6 +288,9 @@ impl Broker {
         if stored {
             self.counters.published += 1;
             self.counters.published_bytes += bytes.len() as u64;
+            let tally = &mut self.mounts[mount].tally;
+            tally.published += 1;
+            tally.published_bytes += bytes.len() as u64;
         }
         // On disk was asked and no disk took it: that a queue in memory did is not what is said.
         let kept = stored && (disk || asked < Contract::Disk);
@@ -336,7 +366,7 @@ impl Broker {
         body
     }
 
-    fn drop_oldest(&mut self, queue: usize, len: u64, record: &Record<'_>) {
+    pub(super) fn drop_oldest(&mut self, queue: usize, len: u64, record: &Record<'_>) {
         let q = &mut self.queues[queue];
         let mut freed = Vec::new();
         let before = q.dropped;
@@ -393,14 +423,17 @@ impl Broker {
     /// Hands a message to the live subscriptions of its route.
     pub(super) fn fan_out(&mut self, route: &Route, item: LiveItem, record: &[u8]) {
         let waiting_max = self.settings.limits.outbox_bytes_max as usize;
+        let mut shapes = Shapes::new(record);
         for &(conn, stream) in &route.subscriptions {
             let Some(c) = self.conns.get_mut(&conn) else { continue };
-            if !c.takes_live(stream, record.len(), waiting_max) {
+            let shaped = shapes.for_conn(c).filter(|shaped| c.takes_live(stream, shaped.len(), waiting_max));
+            let Some(shaped) = shaped else {
                 self.deliver_live(conn, stream, item, record);
                 continue;
-            }
+            };
             self.counters.fanned_out += 1;
-            if c.item(stream, item.epoch, 0, &item.deliver(0, record)) {
+            self.mounts[c.mount].tally.deliver(1, shaped.len());
+            if c.item(stream, item.epoch, 0, &item.deliver(0, shaped)) {
                 self.effects.push_back(Effect::Wake { conn });
             }
         }
@@ -431,6 +464,8 @@ pub(super) const fn explain(code: Code) -> &'static str {
         Code::Fenced => "an earlier message of this stream was refused: resume at its number",
         Code::BadPublishNumber => "publish numbers of a stream must be consecutive",
         Code::LimitReached => "a limit of retained values or of channels with history is reached",
+        Code::QuotaExceeded => "the tenant keeps as much as it may: consume from its queues, or raise its quota",
+        Code::RateLimited => "more messages or bytes a second than may be: go on after the time told",
         Code::ShuttingDown => "the broker is stopping",
         Code::NotSupported => "contract upstream needs a bridge, which this release does not have",
         Code::BadOptions => "more than 8 queues capture this channel",

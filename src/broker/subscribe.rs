@@ -9,6 +9,7 @@ use crate::store::schema::retained_key;
 use crate::store::{Past, ReadRequest, ReadResult, Table};
 use crate::wire::{Code, Done, Dropped, FrameType, History, Since, Subscribe, item_flag};
 use bytes::Bytes;
+use std::borrow::Cow;
 
 /// A live subscription.
 #[derive(Debug)]
@@ -413,20 +414,22 @@ impl Broker {
     fn deliver_now(&mut self, conn: ConnId, stream: u32, flags: u8, item: LiveItem, record: &[u8]) -> bool {
         let limit = self.settings.limits.outbox_bytes_max as usize;
         let waiting = self.waiting_bytes(conn);
-        let Some(c) = self.conns.get_mut(&conn) else { return false };
-        let too_large = record.len() > c.session.peer_message_bytes_max as usize;
+        let shaped = self.shape(conn, record);
         let (paused, lost) = self.subscription_mut(conn, stream).map_or((false, 0), |s| (s.paused, s.dropped));
         // A message larger than the whole outbox still passes when nothing else waits.
-        if too_large || paused || (waiting > 0 && waiting + record.len() > limit) {
+        let fits = |shaped: &Cow<'_, [u8]>| !paused && (waiting == 0 || waiting + shaped.len() <= limit);
+        let Some(shaped) = shaped.filter(fits) else {
             self.drop_slow(conn, stream, record.len());
             return false;
-        }
+        };
         if lost > 0 {
             // The gap is told where it is: before what follows it.
             self.tell_dropped(conn);
         }
         self.counters.fanned_out += 1;
-        self.item(conn, stream, item.epoch, 0, &item.deliver(flags, record));
+        let mount = self.mount_of_conn(conn);
+        self.mounts[mount].tally.deliver(1, shaped.len());
+        self.item(conn, stream, item.epoch, 0, &item.deliver(flags, &shaped));
         true
     }
 

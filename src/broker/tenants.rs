@@ -3,12 +3,13 @@
 use super::Broker;
 use super::conn::Conn;
 use crate::model::{ConnId, MountId};
+use crate::protocols::Fault;
 use crate::store::{Op, Table, schema};
 use crate::wire::Code;
 use bytes::Bytes;
 
-/// Why somebody does not come in: the code and a sentence.
-pub(super) type Refused = (Code, &'static str);
+/// Why a message is refused, and after how many milliseconds to try again.
+pub(super) type Refused = (Code, u32);
 
 impl Broker {
     /// Place of the mount of a tenant (empty: of whoever has none). `None` when the configuration does not name it.
@@ -34,14 +35,23 @@ impl Broker {
     }
 
     /// Moves a connection whose principal was just found into the mount of its tenant, and counts it there. Call once a
-    /// session, before it is open: nothing of it may be in another mount. After a refusal the session is to end.
-    pub(super) fn enter(&mut self, conn: ConnId) -> Result<(), Refused> {
+    /// session, before it is open: nothing of it may be in another mount.
+    ///
+    /// # Errors
+    /// The configuration does not name the tenant, or it has as many connections as it may. The session is to end.
+    pub(super) fn enter(&mut self, conn: ConnId) -> Result<(), Fault> {
         let Some(c) = self.conns.get(&conn) else { return Ok(()) };
         debug_assert!(c.session.streams.is_empty() && c.session.publishers.is_empty() && !c.entered);
         let Some(at) = self.mount_of(&c.session.principal.tenant) else {
-            return Err((Code::Forbidden, "the configuration does not name its tenant"));
+            return Err(Fault::new(Code::Forbidden, "the configuration does not name its tenant"));
         };
-        self.mounts[at].connections += 1;
+        let mount = &mut self.mounts[at];
+        if mount.quota.connections_max > 0 && mount.connections >= mount.quota.connections_max {
+            mount.tally.refuse(Code::QuotaExceeded, 1);
+            return Err(Fault::new(Code::QuotaExceeded, "the tenant has as many connections as it may: try later"));
+        }
+        mount.connections += 1;
+        mount.tally.connects += 1;
         if let Some(c) = self.conns.get_mut(&conn) {
             (c.mount, c.entered) = (at, true);
         }

@@ -6,7 +6,7 @@ use super::exit::{CliError, Exit};
 use super::output;
 use super::queue::list;
 use super::units::{interval, show_bytes, show_count, show_ms};
-use crate::model::admin::{STATUS, Status, StoreState, counter};
+use crate::model::admin::{STATUS, Status, StoreState, TenantStatus, counter};
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -97,5 +97,64 @@ fn show(status: &Status, before: Option<&Status>) -> String {
     text.push_str(&output::table(&rows));
     text.push('\n');
     text.push_str(&list(&status.queues));
+    // Where there are none, the one without a name has done all that stands above.
+    if status.tenants.len() > 1 {
+        text.push('\n');
+        text.push_str(&tenants(&status.tenants));
+    }
     text
+}
+
+/// A table of tenants: what each has of what it may have, and what it did ever.
+fn tenants(tenants: &[TenantStatus]) -> String {
+    let head = ["TENANT", "CONNECTIONS", "STORED", "CHANNELS", "PUBLISHED", "DELIVERED", "REFUSED", "CONNECTS"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for t in tenants {
+        let of = |used: u64, most: u64, show: fn(u64) -> String| match most {
+            0 => show(used),
+            most => format!("{}/{}", show(used), show(most)),
+        };
+        let name = match (t.name.as_str(), t.left) {
+            ("", false) => "-".to_owned(),
+            ("", true) => "(lost)".to_owned(),
+            (name, false) => name.to_owned(),
+            (name, true) => format!("{name} (left)"),
+        };
+        rows.push(vec![
+            name,
+            of(t.connections, t.connections_max, show_count),
+            of(t.stored_bytes, t.stored_bytes_max, show_bytes),
+            of(t.channels, t.channels_max, show_count),
+            show_count(t.published),
+            show_count(t.delivered),
+            show_count(t.refused.values().sum()),
+            show_count(t.connects),
+        ]);
+    }
+    output::table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_are_shown_with_what_they_may_have() {
+        let red = TenantStatus {
+            name: "red".into(),
+            stored_bytes: 512,
+            stored_bytes_max: 1 << 20,
+            connects: 3,
+            refused: [("queue-full".to_owned(), 2), ("rate-limited".to_owned(), 5)].into(),
+            ..TenantStatus::default()
+        };
+        let gone = TenantStatus { name: "blue".into(), left: true, ..TenantStatus::default() };
+        let text = tenants(&[TenantStatus::default(), red, gone]);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1][..3], ["-", "0", "0B"]);
+        assert_eq!((lines[2][0], lines[2].last()), ("red", Some(&"3")), "{text}");
+        assert!(text.contains("512B/1.0MiB"), "{text}");
+        assert_eq!(lines[3][..2], ["blue", "(left)"]);
+        assert!(lines[2].contains(&"7"));
+    }
 }

@@ -129,6 +129,52 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// Every queue.
     pub queues: Vec<QueueStatus>,
+    /// Every tenant; the one without a name is whoever belongs to none. A tenant's administrator sees its own alone.
+    #[serde(default)]
+    pub tenants: Vec<TenantStatus>,
+}
+
+/// A tenant at one moment: what it has, what it may have (0 is no bound), and what was done in it ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it left the configuration: what it has is kept, and nobody may enter.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub left: bool,
+    /// Sessions open now.
+    pub connections: u64,
+    /// Most sessions.
+    pub connections_max: u64,
+    /// Bytes of records in all its queues.
+    pub stored_bytes: u64,
+    /// Most of them.
+    pub stored_bytes_max: u64,
+    /// Channels with history, and with a retained value.
+    pub channels: u64,
+    /// Most of them.
+    pub channels_max: u64,
+    /// Messages it may publish a second.
+    pub messages_per_second: u64,
+    /// Bytes of records it may publish a second.
+    pub bytes_per_second: u64,
+    /// Messages stored by at least one queue or as retained value.
+    pub published: u64,
+    /// Bytes of their records.
+    pub published_bytes: u64,
+    /// Messages handed to subscriptions and consumers.
+    pub delivered: u64,
+    /// Bytes of their records.
+    pub delivered_bytes: u64,
+    /// Sessions opened.
+    pub connects: u64,
+    /// What was refused, by code: publishes, and sessions for a quota or a rate.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Names of counters in [`Status::counters`].

@@ -42,6 +42,8 @@ pub struct Counters {
     pub commit_errors: u64,
     /// Reads that failed.
     pub read_errors: u64,
+    /// Pauses of sessions that went on publishing above their rate.
+    pub paused: u64,
     /// Connections accepted.
     pub connections: u64,
     /// Sessions opened by credentials.
@@ -77,6 +79,7 @@ impl Counters {
             ("commit_bytes", self.commit_bytes),
             ("commit_errors", self.commit_errors),
             ("read_errors", self.read_errors),
+            ("paused", self.paused),
             ("connections", self.connections),
             ("logins", self.logins),
             ("denied", self.denied.values().sum()),

@@ -3,7 +3,8 @@
 pub mod native;
 
 use crate::wire::{
-    Ack, Auth, BatchItems, Cancel, Code, Consume, Contract, Credit, FilterItems, Hello, History, Nack, Reauth,
+    Ack, Auth, BatchItems, Cancel, Code, Consume, Contract, Credit, Extensions, FilterItems, Hello, History, Nack,
+    Reauth,
     Request as Ask, Response, Subscribe,
 };
 use std::borrow::Cow;
@@ -11,8 +12,8 @@ use std::borrow::Cow;
 /// What a client asks of the broker, whatever dialect it speaks.
 #[derive(Clone, Debug)]
 pub enum Request<'a> {
-    /// Open the session; the methods to log in that the client has, if it says.
-    Hello(Hello<'a>, Option<&'a [u8]>),
+    /// Open the session; what the client says beside it.
+    Hello(Hello<'a>, Extensions<'a>),
     /// Credentials, to open the session.
     Auth(Auth<'a>),
     /// Credentials of an open session, renewed.

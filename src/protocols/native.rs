@@ -2,7 +2,7 @@
 
 use super::{Fault, Records, Request};
 use crate::wire::{
-    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, EXTENSION_AUTH_METHODS, FLAG_CONT, FLAG_MORE,
+    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, FLAG_CONT, FLAG_MORE,
     FilterItems, Frame, FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth,
     Request as Ask, Response, Resume, Subscribe, Unsubscribe, WireError,
 };
@@ -155,8 +155,8 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
     Ok(match kind {
         FrameType::Hello => {
             bare()?;
-            let (head, extensions) = frame.head_with_extensions::<Hello<'_>>()?;
-            Request::Hello(head, extensions.get(EXTENSION_AUTH_METHODS))
+            let (hello, extensions) = frame.head_with_extensions::<Hello<'_>>()?;
+            Request::Hello(hello, extensions)
         }
         FrameType::Auth => {
             bare()?;

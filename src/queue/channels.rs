@@ -68,6 +68,24 @@ impl Channels {
         if self.rows.contains_key(channel) || self.rows.len() < channels_max as usize {
             return true;
         }
+        self.forget(heads, forgotten);
+        self.rows.len() < channels_max as usize
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Forgets channels whose messages are all gone: those whose last is below its lane's head; a bounded number at a time.
+    pub fn forget(&mut self, heads: [u64; 10], forgotten: &mut Vec<Box<str>>) {
         let rows = &self.rows;
         let by_age = self
             .by_age
@@ -82,7 +100,6 @@ impl Channels {
                 }
             }
         }
-        self.rows.len() < channels_max as usize
     }
 }
 

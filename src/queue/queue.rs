@@ -182,6 +182,31 @@ impl Queue {
         }
     }
 
+    /// Bytes that [`Queue::drop_bytes`] could drop.
+    #[must_use]
+    pub fn droppable(&self, priority: Priority) -> u64 {
+        self.lanes().filter(|l| l.priority <= priority).map(Lane::bytes).sum()
+    }
+
+    /// Drops the oldest messages of the lowest lanes, never above `priority`, so many bytes or all; returns how many.
+    pub fn drop_bytes(&mut self, bytes: u64, priority: Priority, freed: &mut Vec<(Priority, Freed)>) -> u64 {
+        let mut dropped = 0;
+        for lane in self.lanes.iter_mut().flatten().filter(|l| l.priority <= priority) {
+            if dropped >= bytes {
+                break;
+            }
+            let below = lane.head + lane.oldest_worth(bytes - dropped);
+            let gone = lane.trim(below);
+            if gone.messages > 0 {
+                dropped += gone.bytes;
+                self.dropped += gone.messages;
+                self.dirty = true;
+                freed.push((lane.priority, gone));
+            }
+        }
+        dropped
+    }
+
     /// Trims what every rule lets go: consumed (by `keep`) and too old. Returns what was freed, by lane; the second
     /// number says how many of them age alone took. `before` tells the stamp below which messages are older than so many
     /// milliseconds.
@@ -227,6 +252,16 @@ impl Queue {
     pub fn may_link(&mut self, channel: &str, forgotten: &mut Vec<Box<str>>) -> bool {
         let heads = self.lanes.each_ref().map(|l| l.as_ref().map_or(u64::MAX, |l| l.head));
         self.channels.may_link(channel, self.settings.channels_max, heads, forgotten)
+    }
+
+    /// Forgets channels whose messages are all gone, a bounded number at a time.
+    pub fn forget_channels(&mut self) -> Vec<Box<str>> {
+        let mut forgotten = Vec::new();
+        if !self.channels.is_empty() {
+            let heads = self.lanes.each_ref().map(|l| l.as_ref().map_or(u64::MAX, |l| l.head));
+            self.channels.forget(heads, &mut forgotten);
+        }
+        forgotten
     }
 
     /// Whether a consumer has yet to be sent what a process that was cut off may have delivered: such deliveries carry

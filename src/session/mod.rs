@@ -8,7 +8,7 @@ pub use outbox::Outbox;
 pub use principal::{
     AUTH_CONTEXT, Attempt, Certificate, Denied, Method, NONCE_BYTES, Peer, Principal, REAUTH_CONTEXT, Via,
 };
-pub use publisher::{Expect, Publisher, Run, RunKind};
+pub use publisher::{Expect, Patience, Publisher, Run, RunKind};
 
 use crate::model::{ConnId, Mono};
 use std::collections::BTreeMap;
@@ -75,6 +75,8 @@ pub struct Session<S> {
     pub peer_frame_bytes_max: u32,
     /// Largest message the peer takes, in bytes.
     pub peer_message_bytes_max: u32,
+    /// Whether the peer takes payloads that are compressed with LZ4.
+    pub peer_takes_lz4: bool,
     /// Bytes of a frame that is not complete.
     pub partial: Vec<u8>,
     /// Whether the edge is told not to read.
@@ -112,6 +114,7 @@ impl<S> Session<S> {
             heartbeat_ms: 0,
             peer_frame_bytes_max: frame_bytes_max,
             peer_message_bytes_max: frame_bytes_max,
+            peer_takes_lz4: false,
             partial: Vec::new(),
             held: false,
             received: now,

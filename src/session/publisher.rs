@@ -1,6 +1,6 @@
 //! One publish stream: consecutive numbers, fencing after a refusal that can be retried, acknowledgements in order.
 
-use crate::model::{Position, Volume};
+use crate::model::{Mono, Position, Volume};
 use crate::wire::{Code, Outcome};
 use std::collections::VecDeque;
 
@@ -10,6 +10,10 @@ pub struct Publisher {
     next: Option<u64>,
     fence: Option<u64>,
     runs: VecDeque<Run>,
+    /// It was told to wait until then, a little less, for its rate.
+    wait_until: Option<Mono>,
+    /// Messages it sent since without coming back to the one that was refused.
+    ignored: u32,
     /// Held by us with a pause frame.
     pub paused: bool,
 }
@@ -49,7 +53,47 @@ pub enum Expect {
     Wrong,
 }
 
+/// How a publisher that was told to wait goes about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It was not told to.
+    Unasked,
+    /// It waited.
+    Waited,
+    /// It came back too early, or goes on far behind the message that was refused.
+    Lost,
+}
+
 impl Publisher {
+    /// Tells it to wait for its rate, from now on and at least so many microseconds.
+    pub fn wait(&mut self, now: Mono, wait_us: u64) {
+        // Clocks do not run alike: a tenth early is not early.
+        self.wait_until = Some(now.plus_us(wait_us - wait_us / 10));
+        self.ignored = 0;
+    }
+
+    /// Until when it is to wait.
+    #[must_use]
+    pub const fn waits_until(&self) -> Option<Mono> {
+        self.wait_until
+    }
+
+    /// Judges how it goes on with `count` publishes that are what was expected or not. It may have `window` of them on the way
+    /// before it can know.
+    pub fn judge(&mut self, expect: Expect, now: Mono, count: u32, window: u32) -> Patience {
+        let Some(until) = self.wait_until else { return Patience::Unasked };
+        if expect == Expect::Next {
+            (self.wait_until, self.ignored) = (None, 0);
+            return if now < until { Patience::Lost } else { Patience::Waited };
+        }
+        self.ignored = self.ignored.saturating_add(count);
+        if self.ignored <= window {
+            return Patience::Unasked;
+        }
+        self.ignored = 0;
+        Patience::Lost
+    }
+
     /// Judges the number of the next publish of this stream; a fenced stream is opened again by the number it waits for.
     pub fn expect(&mut self, number: u64) -> Expect {
         match (self.fence, self.next) {

@@ -2,8 +2,10 @@
 
 use super::ops::{QueueKey, Table};
 use crate::model::{MountId, Position, Priority, QueueId, Wall};
+use crate::wire::Code;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of everything this module describes while a journal is in use; stored in [`META_FORMAT`]. Blocks of 1 and 2 had no
 /// checksums and were never released.
@@ -30,6 +32,40 @@ pub const META_COUNTERS: &[u8] = b"counters";
 /// Meta rows: the mount of each tenant there ever was, u32 big-endian, by the tenant's name behind this. They are never
 /// deleted, so that no id is used twice.
 pub const META_TENANT: &[u8] = b"tenant/";
+
+/// Meta rows: what a mount's tenant did since there is one, postcard [`Tally`], by the mount's id (u32 big-endian) behind
+/// this.
+pub const META_TALLY: &[u8] = b"tally/";
+
+/// What the sessions of a mount did, ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Messages stored by at least one queue or as retained value.
+    pub published: u64,
+    /// Bytes of their records.
+    pub published_bytes: u64,
+    /// Messages handed to subscriptions and consumers.
+    pub delivered: u64,
+    /// Bytes of their records.
+    pub delivered_bytes: u64,
+    /// Sessions opened.
+    pub connects: u64,
+    /// What was refused, by code: publishes, and sessions for a quota or a rate.
+    pub refused: BTreeMap<u16, u64>,
+}
+
+impl Tally {
+    /// So many messages of so many bytes in all were handed on.
+    pub fn deliver(&mut self, messages: u64, bytes: usize) {
+        self.delivered += messages;
+        self.delivered_bytes += bytes as u64;
+    }
+
+    /// So much was refused.
+    pub fn refuse(&mut self, code: Code, count: u64) {
+        *self.refused.entry(code as u16).or_default() += count;
+    }
+}
 
 /// Numbers that are never used twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,6 +241,12 @@ pub fn dedupe_key(mount: MountId, position: Position) -> [u8; 12] {
 #[must_use]
 pub fn tenant_key(tenant: &str) -> Bytes {
     [META_TENANT, tenant.as_bytes()].concat().into()
+}
+
+/// Key of the meta row of a mount's tally.
+#[must_use]
+pub fn tally_key(mount: MountId) -> Bytes {
+    [META_TALLY, &mount.0.to_be_bytes()].concat().into()
 }
 
 /// Key of a delayed message: mount, queue, due time, number.

@@ -434,10 +434,15 @@ impl<'a> DeliverItem<'a> {
     }
 }
 
+/// Tag of the extension behind hello and welcome that names the encodings of payloads a side takes, a byte each.
+pub const EXTENSION_ENCODINGS: u32 = 2;
+/// Payloads compressed with LZ4, among [`EXTENSION_ENCODINGS`].
+pub const ENCODING_LZ4: u8 = 1;
+
 /// One extension behind a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension<'a> {
-    /// Which: version 1 assigns 1 behind hello ([`super::EXTENSION_AUTH_METHODS`]). A tag appears at most once in a head.
+    /// Which, such as [`super::EXTENSION_ENCODINGS`]. A tag appears at most once in a head.
     pub tag: u32,
     /// Its bytes.
     pub value: &'a [u8],

@@ -19,9 +19,9 @@ pub use crc::crc32c;
 pub use error::{Code, WireError};
 pub use head::{
     Ack, AnyHead, Auth, Batch, Cancel, Close, Consume, Contract, Credit, Deliver, DeliverItem, Done, Dropped,
-    ErrorHead, Extended, Extension, Extensions, Goaway, Head, Hello, History, Nack, Outcome, Pause, Ping, Pong,
-    Publish, PublishAck, PublishNack, Reauth, Report, Request, Response, Resume, Since, Start, Subscribe, Unsubscribe,
-    Welcome, item_flag,
+    ENCODING_LZ4, EXTENSION_ENCODINGS, ErrorHead, Extended, Extension, Extensions, Goaway, Head, Hello, History, Nack,
+    Outcome, Pause, Ping, Pong, Publish, PublishAck, PublishNack, Reauth, Report, Request, Response, Resume, Since,
+    Start, Subscribe, Unsubscribe, Welcome, item_flag,
 };
 pub use header::{FLAG_CONT, FLAG_MORE, FrameType, Header, MAGIC, VERSION};
 pub use payload::{

@@ -1,8 +1,10 @@
 //! The broker's promises, one by one, on a fake clock and stores in memory.
 
 mod clocks;
+mod compressed;
 mod consuming;
 mod crash;
+mod limits;
 mod live;
 mod login;
 mod publishing;

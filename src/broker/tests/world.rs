@@ -7,8 +7,8 @@ use crate::model::{Channel, ConnId, MessageId, Mono, Now, Position, Record, Volu
 use crate::session::{Attempt, NONCE_BYTES, Principal};
 use crate::store::{Batch, MemoryStore, Op, Reader, Store, StoreError, Table, perform, schema};
 use crate::wire::{
-    self, Ack, Batch as BatchHead, Code, Consume, Contract, Credit, Decoded, DeliverItems, FrameType, Head, Hello,
-    Outcome, Publish, Start,
+    self, Ack, Batch as BatchHead, Code, Consume, Contract, Credit, Decoded, DeliverItems, ENCODING_LZ4,
+    EXTENSION_ENCODINGS, Extended, Extension, FrameType, Head, Hello, Outcome, Publish, Start,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -250,6 +250,26 @@ impl World {
     pub(super) fn connect_as(&mut self, admin: bool, message_bytes_max: u32) -> ConnId {
         let conn = self.connect_raw(admin);
         self.send(conn, 0, &Hello { message_bytes_max, ..HELLO }, &[]);
+        assert_eq!(self.expect(conn).kind, FrameType::Welcome);
+        conn
+    }
+
+    /// A client that takes compressed payloads.
+    pub(super) fn connect_lz4(&mut self, message_bytes_max: u32) -> ConnId {
+        let conn = self.connect_raw(true);
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            client: "new",
+            heartbeat_ms: 3_600_000,
+            frame_bytes_max: 1 << 16,
+            message_bytes_max,
+        };
+        let extensions = &[Extension { tag: EXTENSION_ENCODINGS, value: &[9, ENCODING_LZ4] }];
+        let mut out = vec![0; 256];
+        let len = wire::encode_extended(&mut out, 0, 0, 0, &Extended { head: hello, extensions }, &[]).expect("fits");
+        self.clients.get_mut(&conn).expect("connected").sequence = 1;
+        self.send_bytes(conn, &out[..len]);
         assert_eq!(self.expect(conn).kind, FrameType::Welcome);
         conn
     }

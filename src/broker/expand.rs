@@ -1,0 +1,98 @@
+//! Compressed payloads: checked when they are published, delivered as they are to who takes them, expanded for others.
+
+use super::conn::Conn;
+use super::{Broker, ConnId};
+use crate::model::limits::MESSAGE_BYTES_MAX;
+use crate::model::{Record, is_compressed};
+use crate::seal::{CompressionError, expand_into, expand_record, expanded_record_len};
+use crate::wire::{Code, ENCODING_LZ4, EXTENSION_ENCODINGS, Extended, Extension, Extensions, Welcome};
+use std::borrow::Cow;
+
+/// What every welcome says: compressed payloads are taken.
+const ENCODINGS: &[Extension<'_>] = &[Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] }];
+/// The place where payloads are expanded to be checked is given back when it grew past this, in bytes.
+const SCRATCH_BYTES_MAX: usize = 64 * 1_024;
+
+/// A welcome with what it says of encodings.
+pub(super) const fn with_encodings(head: Welcome<'_>) -> Extended<'static, Welcome<'_>> {
+    Extended { head, extensions: ENCODINGS }
+}
+
+impl Broker {
+    /// Notes which encodings a hello says its client takes.
+    pub(super) fn note_encodings(&mut self, conn: ConnId, extensions: Extensions<'_>) {
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session.peer_takes_lz4 = extensions.get(EXTENSION_ENCODINGS).is_some_and(|v| v.contains(&ENCODING_LZ4));
+        }
+    }
+
+    /// Whether a compressed payload is one, and not too large for a reader that wants it expanded. It lies in `plain` then.
+    pub(super) fn check_compressed(&self, record: &Record<'_>, plain: &mut Vec<u8>) -> Result<(), Code> {
+        let max = self.settings.limits.message_bytes_max as usize;
+        let len = expanded_record_len(record).map_err(|_| Code::BadRecord)?;
+        if len > max {
+            return Err(Code::MessageTooLarge);
+        }
+        expand_into(record.payload, max, plain).map_err(|error| match error {
+            CompressionError::TooLarge(..) => Code::MessageTooLarge,
+            CompressionError::Malformed => Code::BadRecord,
+        })
+    }
+
+    /// A record as this connection takes it; `None` when it takes it in no shape.
+    pub(super) fn shape<'r>(&self, conn: ConnId, record: &'r [u8]) -> Option<Cow<'r, [u8]>> {
+        match self.conns.get(&conn) {
+            Some(c) => Shapes::new(record).take(c),
+            None => Some(Cow::Borrowed(record)),
+        }
+    }
+}
+
+/// Gives back a place that one large payload made large.
+pub(super) fn shrink(scratch: &mut Vec<u8>) {
+    if scratch.capacity() > SCRATCH_BYTES_MAX {
+        *scratch = Vec::new();
+    }
+}
+
+/// A record in the shapes that readers take: expanded at most once, and only for one that needs it.
+pub(super) struct Shapes<'r> {
+    record: &'r [u8],
+    /// Bytes of the expanded record, where it is compressed; 0 where it cannot be read.
+    expanded_len: Option<usize>,
+    expanded: Option<Vec<u8>>,
+}
+
+impl<'r> Shapes<'r> {
+    pub(super) fn new(record: &'r [u8]) -> Self {
+        let expanded_len = is_compressed(record).then(|| {
+            let len = Record::decode(record).ok().and_then(|record| expanded_record_len(&record).ok());
+            len.unwrap_or(0)
+        });
+        Self { record, expanded_len, expanded: None }
+    }
+
+    /// The record as a connection takes it; `None` when it is too large for it or was damaged.
+    pub(super) fn for_conn(&mut self, c: &Conn) -> Option<&[u8]> {
+        let max = c.session.peer_message_bytes_max as usize;
+        match self.expanded_len {
+            None => (self.record.len() <= max).then_some(self.record),
+            Some(len) if len == 0 || len.max(self.record.len()) > max => None,
+            Some(_) if c.session.peer_takes_lz4 => Some(self.record),
+            Some(_) => {
+                if self.expanded.is_none() {
+                    self.expanded = expand_record(self.record, MESSAGE_BYTES_MAX as usize).ok().flatten();
+                }
+                self.expanded.as_deref()
+            }
+        }
+    }
+
+    fn take(mut self, c: &Conn) -> Option<Cow<'r, [u8]>> {
+        match (self.for_conn(c).is_some(), self.expanded) {
+            (false, _) => None,
+            (true, Some(expanded)) => Some(Cow::Owned(expanded)),
+            (true, None) => Some(Cow::Borrowed(self.record)),
+        }
+    }
+}
