@@ -7,8 +7,12 @@ use crate::model::limits::{CHUNK_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_PAYLOAD_BYTE
 use crate::model::{ConnId, Mono};
 use crate::protocols::native::{Accepted, Native};
 use crate::protocols::{Fault, Request};
+use crate::routing::Grants;
 use crate::session::{NONCE_BYTES, Overdue, Phase, Session};
-use crate::wire::{self, EXTENSION_AUTH_METHODS, Close, Code, Decoded, Deliver, DeliverItem, Done, ErrorHead, FrameType, Goaway, Ping, Pong};
+use crate::wire::{
+    self, Close, Code, Decoded, Deliver, DeliverItem, Done, EXTENSION_AUTH_METHODS, ErrorHead, FrameType, Goaway, Ping,
+    Pong,
+};
 
 /// A connection: the session and the dialect it speaks.
 pub(super) struct Conn {
@@ -21,6 +25,8 @@ pub(super) struct Conn {
     pub(super) budget: Option<super::rates::Shared>,
     pub(super) manners: super::rates::Manners,
     pub(super) peer: Peer,
+    /// What it may do, once it is open.
+    pub(super) grants: Option<Grants>,
     /// How it proves who it is.
     pub(super) login: Login,
     native: Native,
@@ -151,6 +157,7 @@ impl Broker {
             budget: None,
             manners: super::rates::Manners::default(),
             peer,
+            grants: None,
             login: Login::new(nonce),
             native: Native::default(),
             building: Building::default(),

@@ -4,8 +4,7 @@ pub mod native;
 
 use crate::wire::{
     Ack, Auth, BatchItems, Cancel, Code, Consume, Contract, Credit, Extensions, FilterItems, Hello, History, Nack,
-    Reauth,
-    Request as Ask, Response, Subscribe,
+    Reauth, Request as Ask, Response, Subscribe,
 };
 use std::borrow::Cow;
 

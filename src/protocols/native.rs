@@ -2,9 +2,9 @@
 
 use super::{Fault, Records, Request};
 use crate::wire::{
-    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, FLAG_CONT, FLAG_MORE,
-    FilterItems, Frame, FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth,
-    Request as Ask, Response, Resume, Subscribe, Unsubscribe, WireError,
+    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, FLAG_CONT, FLAG_MORE, FilterItems, Frame,
+    FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth, Request as Ask, Response,
+    Resume, Subscribe, Unsubscribe, WireError,
 };
 use std::collections::HashMap;
 
