@@ -442,7 +442,8 @@ pub const ENCODING_LZ4: u8 = 1;
 /// One extension behind a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension<'a> {
-    /// Which, such as [`super::EXTENSION_ENCODINGS`]. A tag appears at most once in a head.
+    /// Which: behind hello [`super::EXTENSION_AUTH_METHODS`], behind hello and welcome [`super::EXTENSION_ENCODINGS`]. A tag
+    /// appears at most once in a head.
     pub tag: u32,
     /// Its bytes.
     pub value: &'a [u8],

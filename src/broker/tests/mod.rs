@@ -10,6 +10,7 @@ mod login;
 mod permits;
 mod publishing;
 mod review;
+mod signatures;
 mod simulated;
 mod storage;
 mod tenants;
