@@ -4,6 +4,7 @@ mod bench;
 mod check_config;
 mod connect;
 mod consume;
+mod end_to_end;
 mod exit;
 mod generate;
 mod keys;
@@ -21,6 +22,7 @@ mod spawned;
 mod status;
 mod store;
 mod sub;
+mod tls;
 mod tls_options;
 mod token;
 mod units;
@@ -57,7 +59,7 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
     #[command(flatten)]
-    tls: tls_options::TlsOptions,
+    tls: tls::TlsOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,6 +81,9 @@ enum Command {
     Queue(queue::Queue),
     /// Show how the broker is
     Status(status::StatusArgs),
+    /// Make and explain certificates
+    #[command(subcommand)]
+    Tls(tls::Tls),
     /// Check a configuration file
     CheckConfig(check_config::CheckConfig),
     /// Make keys, show them, and let clients in by them
@@ -132,6 +137,7 @@ impl Command {
             Self::Reply(command) => command.run(global),
             Self::Queue(command) => command.run(global),
             Self::Status(command) => command.run(global),
+            Self::Tls(command) => command.run(global),
             Self::CheckConfig(command) => command.run(global),
             Self::Keys(command) => command.run(global),
             Self::Passwd(command) => command.run(global),
