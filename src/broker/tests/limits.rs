@@ -5,7 +5,7 @@ use crate::config::{Overflow, QueueSettings, Settings, TenantSettings};
 use crate::model::admin::TenantStatus;
 use crate::model::{ConnId, Priority};
 use crate::store::{ReadRequest, Table, schema};
-use crate::wire::{Code, Contract, FrameType, Outcome, Publish, PublishNack};
+use crate::wire::{Code, Contract, ErrorHead, FrameType, Outcome, Publish, PublishNack, Request, Since, Subscribe};
 
 /// Two tenants of which the first is bounded; each with a queue that rejects.
 fn bounded(red: TenantSettings, overflow: Overflow) -> Settings {
@@ -214,7 +214,7 @@ fn who_goes_on_above_its_rate_is_paused_then_closed_and_each_is_counted() {
                 FrameType::PublishAck => next += 1,
                 FrameType::PublishNack => assert_eq!(nack(&seen).1, Code::RateLimited),
                 FrameType::Error => {
-                    let head = seen.get::<crate::wire::ErrorHead<'_>>();
+                    let head = seen.get::<ErrorHead<'_>>();
                     assert_eq!((head.code, head.retry_after_ms > 0), (Code::RateExceeded as u16, true));
                 }
                 other => panic!("{other:?}"),
@@ -360,7 +360,7 @@ fn what_a_tenant_did_is_counted_for_itself_and_outlives_restarts() {
     let status = |w: &mut World| -> Vec<TenantStatus> {
         let own = w.connect();
         let channel = crate::model::admin::STATUS;
-        w.send(own, 1, &crate::wire::Request { channel, deadline_ms: 0, total: 0, properties: &[] }, &[]);
+        w.send(own, 1, &Request { channel, deadline_ms: 0, total: 0, properties: &[] }, &[]);
         let body = w.expect(own).payload;
         w.disconnect(own);
         serde_json::from_slice::<crate::model::admin::Status>(&body).expect("a status").tenants
@@ -406,13 +406,7 @@ fn tallies_ride_on_commits_that_are_made_anyway_once_a_minute_at_most() {
     w.send(
         live,
         1,
-        &crate::wire::Subscribe {
-            filter: "#",
-            retained: false,
-            since: crate::wire::Since::Now,
-            respond: false,
-            disconnect_when_slow: false,
-        },
+        &Subscribe { filter: "#", retained: false, since: Since::Now, respond: false, disconnect_when_slow: false },
         &[],
     );
     w.pass(200_000);
@@ -445,4 +439,35 @@ fn a_publish_that_is_limited_still_needs_its_place_in_the_order() {
     w.publish_batch(c, 3, "a", &["x".into(), "y".into(), "z".into(), "zz".into()]);
     let verdicts: Vec<_> = w.verdicts(c).into_iter().map(|(_, v)| v).collect();
     assert_eq!(verdicts, [Ok(Outcome::Stored), Ok(Outcome::Stored), Err(RateLimited), Err(Fenced)]);
+}
+
+#[test]
+fn a_tenant_that_fills_the_requests_leaves_each_other_its_share() {
+    let mut settings = bounded(TenantSettings::default(), Overflow::Reject);
+    settings.limits.requests_max = 30;
+    let mut w = World::with(settings);
+    let open = |w: &mut World, tenant: &str, count: u32| {
+        let responder = w.connect_to(tenant);
+        let subscribe = Subscribe {
+            filter: "calc",
+            retained: false,
+            since: Since::Now,
+            respond: true,
+            disconnect_when_slow: false,
+        };
+        w.send(responder, 1, &subscribe, &[]);
+        let asker = w.connect_to(tenant);
+        for stream in 1..=count {
+            w.send(asker, stream, &Request { channel: "calc", deadline_ms: 0, total: 0, properties: &[] }, &[]);
+        }
+        let refused = w.frames(asker);
+        assert!(refused.iter().all(|f| f.get::<ErrorHead<'_>>().code == Code::LimitReached as u16));
+        (asker, count - refused.len() as u32)
+    };
+    let (red, taken) = open(&mut w, "red", 100);
+    assert_eq!(taken, 30, "while nobody else asks, all of them");
+    assert_eq!(open(&mut w, "blue", 100).1, 10);
+    assert_eq!(open(&mut w, "", 100).1, 10);
+    w.disconnect(red);
+    assert_eq!(w.broker.mounts.iter().map(|m| m.asks).collect::<Vec<_>>(), [10, 0, 10]);
 }
