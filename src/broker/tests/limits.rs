@@ -113,20 +113,13 @@ fn dead_letters_stay_within_their_tenants_quota() {
     let red = w.connect_to("red");
     w.consume(red, 5, "main", "c");
     w.credit(red, 5, 10_000);
-    let mut refused = None;
     for n in 1..200 {
         w.publish(red, n, "a", &"x".repeat(100));
-        refused = w.frames(red).iter().find(|f| f.kind == FrameType::PublishNack).map(nack);
-        if refused.is_some() {
-            break;
-        }
+        assert!(w.frames(red).iter().all(|f| f.kind != FrameType::PublishNack), "letters go before the living");
         w.send(red, 5, &crate::wire::Nack { first: n, count: 1, delay_ms: 0, give_up: true, reason: "" }, &[]);
         assert!(w.broker.stored_bytes(1) <= 2_000 + 300, "after {n}: {}", w.broker.stored_bytes(1));
     }
-    // They count like all that is stored: there is no more room until somebody takes them.
-    assert_eq!(refused.map(|(_, code, _)| code), Some(Code::QuotaExceeded));
-    assert!(w.broker.counters().dead > 5);
-    assert_eq!(w.broker.named_queue(1, "$dead/main").map(|q| w.broker.queues[q].messages() > 5), Some(true));
+    assert_eq!(w.broker.counters().dead, 199);
 }
 
 #[test]
