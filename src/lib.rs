@@ -37,4 +37,6 @@ pub mod store;
 pub mod tls;
 #[cfg(feature = "daemon")]
 pub mod transport;
+#[cfg(feature = "daemon")]
+pub mod websocket;
 pub mod wire;

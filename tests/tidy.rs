@@ -41,7 +41,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("runtime", &["model"]),
     ("tls", &["model"]),
-    ("transport", &["model", "session", "config", "runtime", "tls"]),
+    ("websocket", &["model", "wire"]),
+    ("transport", &["model", "session", "config", "runtime", "tls", "websocket"]),
     (
         "daemon",
         &[
@@ -58,9 +59,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "session",
             "seal",
             "tls",
+            "websocket",
         ],
     ),
-    ("client", &["model", "wire", "schedule", "seal", "tls"]),
+    ("client", &["model", "wire", "schedule", "seal", "tls", "websocket"]),
     (
         "cli",
         &[

@@ -26,17 +26,23 @@ impl Broker {
         }
     }
 
-    /// Whether a compressed payload is one, and not too large for a reader that wants it expanded. It lies in `plain` then.
-    pub(super) fn check_compressed(&self, record: &Record<'_>, plain: &mut Vec<u8>) -> Result<(), Code> {
+    /// A compressed record as it is without, if its payload is one, and not too large for a reader that wants it so. The
+    /// payload lies in `scratch` then.
+    pub(super) fn check_compressed<'r>(
+        &self,
+        record: &Record<'r>,
+        scratch: &'r mut Vec<u8>,
+    ) -> Result<Record<'r>, Code> {
         let max = self.settings.limits.message_bytes_max as usize;
         let len = expanded_record_len(record).map_err(|_| Code::BadRecord)?;
         if len > max {
             return Err(Code::MessageTooLarge);
         }
-        expand_into(record.payload, max, plain).map_err(|error| match error {
+        expand_into(record.payload, max, scratch).map_err(|error| match error {
             CompressionError::TooLarge(..) => Code::MessageTooLarge,
             CompressionError::Malformed => Code::BadRecord,
-        })
+        })?;
+        Ok(Record { compressed: false, payload: scratch, ..*record })
     }
 
     /// A record as this connection takes it; `None` when it takes it in no shape.

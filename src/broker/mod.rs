@@ -22,6 +22,7 @@ mod publish;
 mod quotas;
 mod rates;
 mod request;
+mod signatures;
 mod storage;
 mod subscribe;
 mod tenants;
@@ -342,6 +343,20 @@ impl Broker {
         self.budgets.forget(self.rates, self.now.mono);
         if self.now.wall.ms_since(self.disk.clock) >= 60_000 && self.disk.has_dirty_rows() {
             self.disk.clock_due = true;
+        }
+    }
+
+    /// Whether it takes messages.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn health(&self) -> Result<(), &'static str> {
+        if self.stopping.is_some() || self.stopped {
+            Err("the broker is stopping")
+        } else if self.health.is_failed() {
+            Err("the store failed and is being opened again")
+        } else {
+            Ok(())
         }
     }
 

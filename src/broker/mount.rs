@@ -2,10 +2,12 @@
 
 use super::quotas::Quota;
 use super::rates::{Budget, Limit};
+use super::signatures::Signers;
 use crate::config::{Keep, Overflow, QueueSettings, Settings};
 use crate::model::{ConnId, Epoch, MountId, Position, QueueId};
 use crate::queue::{DedupeWindow, Queue};
 use crate::routing::Table;
+use crate::seal::PublicKeys;
 use crate::store::QueueKey;
 use crate::store::schema::{Counters as Numbers, Tally};
 use std::cell::Cell;
@@ -115,6 +117,8 @@ pub(super) struct Mount {
     /// Length of each retained value by channel.
     pub(super) retained: BTreeMap<Box<str>, u32>,
     pub(super) retained_bytes: u64,
+    /// Who must have signed what is published.
+    signers: Signers,
     routes: hashbrown::HashMap<Box<str>, Rc<Route>>,
 }
 
@@ -125,6 +129,8 @@ pub(super) struct Route {
     pub(super) queues: Vec<usize>,
     /// Live subscriptions.
     pub(super) subscriptions: Vec<StreamRef>,
+    /// Whose messages it takes; all where there is no rule.
+    pub(super) signers: Option<PublicKeys>,
     /// The last commit after which subscribers hear a message of this route: until then none may overtake it.
     pub(super) owed: Cell<Position>,
 }
@@ -161,6 +167,7 @@ impl Mount {
             dedupe,
             retained: BTreeMap::new(),
             retained_bytes: 0,
+            signers: Signers::default(),
             routes: hashbrown::HashMap::new(),
         }
     }
@@ -172,6 +179,8 @@ impl Mount {
         self.quota = tenant.map(Quota::of).unwrap_or_default();
         self.limit = tenant.map(|t| Limit::per_second(t.messages_per_second, t.bytes_per_second)).unwrap_or_default();
         self.stored_most = u64::MAX;
+        self.signers = Signers::new(settings, &self.tenant);
+        self.routes.clear();
     }
 
     /// The mount's queue of this name.
@@ -213,6 +222,7 @@ impl Mount {
         self.subscriptions.matches(channel, &mut route.subscriptions);
         route.subscriptions.sort_unstable();
         route.subscriptions.dedup();
+        route.signers = self.signers.of(channel);
         let route = Rc::new(route);
         if self.routes.len() >= ROUTES_MAX {
             self.routes.clear();

@@ -6,11 +6,12 @@ use super::mount::Route;
 use super::quotas::Takers;
 use super::rates::retry_ms;
 use super::tenants::Refused;
-use super::{Broker, Effect};
+use super::{Broker, Effect, signatures};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::model::{ConnId, Position, Record, RecordError, Volume};
 use crate::protocols::{Fault, Records};
 use crate::queue::Admission;
+use crate::seal::PublicKeys;
 use crate::session::{Expect, Patience, Publisher, RunKind};
 use crate::store::schema;
 use crate::store::{Op, Table};
@@ -128,13 +129,15 @@ impl Broker {
         if record.channel.is_reserved() {
             return Err((Code::Forbidden, 0));
         }
-        self.check_contents(&record)?;
         if asked == Contract::Upstream {
             return Err((Code::NotSupported, 0));
         }
         if self.stopping.is_some() {
             return Err((Code::ShuttingDown, RETRY_FULL_MS));
         }
+        let route = self.mounts[mount].route(record.channel.as_str());
+        // Before its id is looked for: nobody learns from a message that is not signed what was published.
+        self.check_contents(&record, route.signers.as_ref())?;
         if let Some(seen) = self.mounts[mount].dedupe.seen(record.id, self.now.wall) {
             let mut wait = [Position(0); 2];
             if let Some((volume, position)) = seen.stored {
@@ -147,7 +150,6 @@ impl Broker {
             self.counters.duplicates += 1;
             return Ok(Taken { outcome: Outcome::Duplicate, wait });
         }
-        let route = self.mounts[mount].route(record.channel.as_str());
         let takers = self.judge(mount, asked, &record, bytes, &route)?;
         if takers.over > 0 {
             self.make_quota_room(mount, &takers.list, &record, bytes.len() as u64);
@@ -155,15 +157,16 @@ impl Broker {
         Ok(self.take(mount, asked, &record, bytes, &route, &takers.list))
     }
 
-    /// Whether the payload is what the record says of it.
-    fn check_contents(&mut self, record: &Record<'_>) -> Result<(), Refused> {
-        if !record.compressed {
+    /// Whether the payload is what the record says of it, and signed by one of these where that is asked.
+    fn check_contents(&mut self, record: &Record<'_>, signers: Option<&PublicKeys>) -> Result<(), Refused> {
+        if !record.compressed && signers.is_none() {
             return Ok(());
         }
-        let mut plain = std::mem::take(&mut self.scratch);
-        let checked = self.check_compressed(record, &mut plain);
-        shrink(&mut plain);
-        self.scratch = plain;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let plain = if record.compressed { self.check_compressed(record, &mut scratch) } else { Ok(*record) };
+        let checked = plain.and_then(|plain| signers.map_or(Ok(()), |keys| signatures::check(&plain, keys)));
+        shrink(&mut scratch);
+        self.scratch = scratch;
         checked.map_err(|code| (code, 0))
     }
 
@@ -468,6 +471,7 @@ pub(super) const fn explain(code: Code) -> &'static str {
         Code::RateLimited => "more messages or bytes a second than may be: go on after the time told",
         Code::ShuttingDown => "the broker is stopping",
         Code::NotSupported => "contract upstream needs a bridge, which this release does not have",
+        Code::BadSignature => "this channel takes only messages signed by a key that is configured for it: sign it",
         Code::BadOptions => "more than 8 queues capture this channel",
         _ => "refused",
     }

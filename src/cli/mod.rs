@@ -44,7 +44,8 @@ const COMMON: &str = "Options of all commands";
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = COMMON)]
 struct Global {
-    /// The broker: tcp://HOST:PORT, tls://HOST:PORT, HOST:PORT or unix:///PATH [default: the Unix socket in the default data folder if
+    /// The broker: tcp://HOST:PORT, tls://HOST:PORT, ws://HOST:PORT/ws, wss://HOST:PORT/ws, HOST:PORT or unix:///PATH
+    /// [default: the Unix socket in the default data folder if
     /// it is there, else tcp://127.0.0.1:8433]
     #[arg(long, env = "TIDEGATE_URL", global = true, value_name = "URL")]
     url: Option<String>,

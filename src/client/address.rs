@@ -1,5 +1,6 @@
-//! Where a broker is: `tcp://host:port`, `tls://host:port`, `unix:///path` or a bare `host:port`.
+//! Where a broker is: `tcp://host:port`, `tls://host:port`, `ws://host:port/ws`, `wss://`, `unix:///path` or a bare `host:port`.
 
+use crate::websocket::PATH;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -16,6 +17,10 @@ pub enum Address {
     Tcp(String, u16),
     /// The same, over TLS.
     Tls(String, u16),
+    /// WebSocket: a host name or IP address, a port, and the path.
+    Ws(String, u16, String),
+    /// The same, over TLS.
+    Wss(String, u16, String),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
@@ -28,7 +33,7 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "\"{}\" is not an address: {}; write tcp://HOST:PORT, tls://HOST:PORT or unix:///PATH",
+            "\"{}\" is not an address: {}; write tcp://HOST:PORT, tls://HOST:PORT, ws://HOST:PORT/ws, wss://HOST:PORT/ws or unix:///PATH",
             self.0, self.1
         )
     }
@@ -45,12 +50,21 @@ impl FromStr for Address {
             return if path.is_empty() { Err(error("the path is missing")) } else { Ok(Self::Unix(path.into())) };
         }
         let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
-        let default = match scheme {
-            "tcp" => PORT_DEFAULT,
-            "tls" => PORT_TLS_DEFAULT,
-            _ => return Err(error("this release speaks tcp, tls and unix only")),
+        let (default, web) = match scheme {
+            "tcp" => (PORT_DEFAULT, false),
+            "tls" => (PORT_TLS_DEFAULT, false),
+            "ws" => (80, true),
+            "wss" => (443, true),
+            _ => return Err(error("this release speaks tcp, tls, ws, wss and unix only")),
         };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (rest, path) = match rest.find('/') {
+            Some(slash) if web => rest.split_at(slash),
+            _ => (rest.strip_suffix('/').unwrap_or(rest), ""),
+        };
+        // It goes into a request line as it is.
+        if path.bytes().any(|b| !b.is_ascii_graphic() || b == b'#') {
+            return Err(error("the path is malformed"));
+        }
         // An IPv6 address stands in brackets, so that its colons are not the port's.
         let (host, port) = match rest.strip_prefix('[') {
             Some(inner) => {
@@ -69,19 +83,32 @@ impl FromStr for Address {
             Some(port) => port.parse().map_err(|_| error("the port is not a number from 0 to 65535"))?,
             None => default,
         };
-        Ok(if scheme == "tls" { Self::Tls(host.into(), port) } else { Self::Tcp(host.into(), port) })
+        let (host, path) = (host.into(), if matches!(path, "" | "/") { PATH } else { path });
+        Ok(match scheme {
+            "tls" => Self::Tls(host, port),
+            "ws" => Self::Ws(host, port, path.into()),
+            "wss" => Self::Wss(host, port, path.into()),
+            _ => Self::Tcp(host, port),
+        })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, host, port) = match self {
-            Self::Tcp(host, port) => ("tcp", host, port),
-            Self::Tls(host, port) => ("tls", host, port),
+        let (scheme, host, port, path) = match self {
+            Self::Tcp(host, port) => ("tcp", host, port, ""),
+            Self::Tls(host, port) => ("tls", host, port, ""),
+            Self::Ws(host, port, path) => ("ws", host, port, path.as_str()),
+            Self::Wss(host, port, path) => ("wss", host, port, path.as_str()),
             Self::Unix(path) => return write!(f, "unix://{}", path.display()),
         };
-        if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
+        write!(f, "{scheme}://{}{path}", authority(host, *port))
     }
+}
+
+/// `host:port`, an IPv6 address in brackets.
+pub(super) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 #[cfg(test)]
@@ -100,10 +127,27 @@ mod tests {
             ("tls://box", "tls://box:8434"),
             ("tls://[::1]:1", "tls://[::1]:1"),
             ("unix:///run/tidegate.sock", "unix:///run/tidegate.sock"),
+            ("ws://box", "ws://box:80/ws"),
+            ("ws://box:8434/", "ws://box:8434/ws"),
+            ("ws://[::1]:8434/edge/ws?x=1", "ws://[::1]:8434/edge/ws?x=1"),
+            ("wss://box/edge", "wss://box:443/edge"),
         ] {
             assert_eq!(text.parse::<Address>().expect(text).to_string(), shown);
         }
-        for text in ["", "unix://", "tcp://", "http://box", "box:port", "box:70000", "[::1", "[::1]x", "a b:1"] {
+        for text in [
+            "",
+            "unix://",
+            "tcp://",
+            "http://box",
+            "box:port",
+            "box:70000",
+            "[::1",
+            "[::1]x",
+            "a b:1",
+            "ws://",
+            "ws:///ws",
+            "wss://box/a b",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

@@ -4,11 +4,13 @@ use super::connection::Connection;
 use super::handshakes::Handshakes;
 use super::machine::Machine;
 use super::shared::Shared;
+use super::web::Pages;
 use crate::broker::{Event, Peer};
 use crate::model::Mono;
 use crate::runtime::clock;
 use crate::session::Via;
-use crate::transport::{BoxStream, Inside};
+use crate::transport::{BoxStream, Http, Inside, Upgraded};
+use crate::websocket::Frames;
 use crate::wire::{self, Code, ErrorHead, FrameType};
 use smol::LocalExecutor;
 use smol::io::AsyncWrite;
@@ -31,6 +33,10 @@ pub(super) enum Door {
     Frames,
     /// Frames over TLS.
     Tls,
+    /// HTTP, until it is a WebSocket.
+    Http,
+    /// HTTP over TLS.
+    Https,
 }
 
 /// All that doors share.
@@ -40,6 +46,7 @@ pub(super) struct Admission<M: Machine> {
     executor: Weak<LocalExecutor<'static>>,
     /// Where there is TLS.
     handshakes: Option<Rc<Handshakes>>,
+    http: Rc<Http>,
     said: Cell<Option<Mono>>,
 }
 
@@ -49,14 +56,15 @@ impl<M: Machine + 'static> Admission<M> {
         executor: &Rc<LocalExecutor<'static>>,
         handshakes: Option<Rc<Handshakes>>,
     ) -> Rc<Self> {
+        let http = Rc::new(Http::new(Rc::new(Pages::new(shared))));
         let (shared, executor) = (Rc::clone(shared), Rc::downgrade(executor));
-        Rc::new(Self { shared, executor, handshakes, said: Cell::new(None) })
+        Rc::new(Self { shared, executor, handshakes, http, said: Cell::new(None) })
     }
 
     /// Somebody connected. Whatever costs little is looked at before whatever costs much.
     pub(super) fn arrived(self: &Rc<Self>, door: Door, stream: BoxStream, peer: Peer) {
         match (door, peer) {
-            (Door::Tls, Peer::Ip { address, .. }) => {
+            (Door::Tls | Door::Https, Peer::Ip { address, .. }) => {
                 let Some(handshakes) = &self.handshakes else { return };
                 if self.is_full() {
                     // It would cost a handshake to say so.
@@ -64,12 +72,36 @@ impl<M: Machine + 'static> Admission<M> {
                 }
                 let timeout_ms = u64::from(self.shared.machine.borrow().settings().limits.handshake_ms);
                 let admission = Rc::clone(self);
-                handshakes.start(stream, address, Inside::Frames, timeout_ms, move |stream, certificate| {
-                    admission.enter(stream, Peer::Ip { address, via: Via::Tls, certificate });
-                });
+                if door == Door::Tls {
+                    handshakes.start(stream, address, Inside::Frames, timeout_ms, move |stream, certificate| {
+                        admission.enter(stream, Peer::Ip { address, via: Via::Tls, certificate });
+                    });
+                } else {
+                    handshakes.start(stream, address, Inside::Http, timeout_ms, move |stream, certificate| {
+                        admission.visit(stream, Peer::Ip { address, via: Via::Https, certificate });
+                    });
+                }
+            }
+            (Door::Http, Peer::Ip { address, certificate, .. }) => {
+                self.visit(stream, Peer::Ip { address, via: Via::Http, certificate });
             }
             (_, peer) => self.enter(stream, peer),
         }
+    }
+
+    /// Somebody speaks HTTP, in a task of its own, and may speak frames once it is a WebSocket.
+    fn visit(self: &Rc<Self>, stream: BoxStream, peer: Peer) {
+        let Some(executor) = self.executor.upgrade() else { return };
+        let admission = Rc::clone(self);
+        // Boxed, so that what HTTP needed is gone once it is a WebSocket.
+        let visit = Box::pin(Rc::clone(&self.http).serve(stream, peer));
+        let task = async move {
+            if let Some(Upgraded { stream, already, peer, .. }) = visit.await {
+                let frame_bytes_max = admission.shared.machine.borrow().settings().limits.frame_bytes_max;
+                admission.enter(Box::new(Frames::server(stream, already, frame_bytes_max)), peer);
+            }
+        };
+        executor.spawn(task).detach();
     }
 
     /// Somebody who may speak frames now gets a task, if there is room.

@@ -72,7 +72,15 @@ impl<M: Machine> Connection<M> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         if self.phase == Phase::Open {
-            ready!(self.exchange(cx))?;
+            match ready!(self.exchange(cx)) {
+                // The stream itself refused what came, and has told the peer: that must get there.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    log::debug!("connection {} is closed: {error}", self.id.0);
+                    (self.unsent, self.sent, self.more) = (Vec::new(), 0, false);
+                    self.end(cx);
+                }
+                ended => ended?,
+            }
         }
         if self.phase == Phase::Ending {
             ready!(self.send(cx))?;
@@ -104,10 +112,7 @@ impl<M: Machine> Connection<M> {
                 sent?;
             }
             if self.phase == Phase::Ending {
-                let mut timer = Box::new(Timer::after_ms(CLOSING_MS));
-                // Cannot have fired yet; this leaves the waker.
-                let _ = Pin::new(&mut *timer).poll(cx);
-                self.closing = Some(timer);
+                self.end(cx);
                 return Poll::Ready(Ok(()));
             }
             if !self.shared.machine.borrow().wants_read(self.id) {
@@ -126,6 +131,15 @@ impl<M: Machine> Connection<M> {
             self.shared.handle(Event::Received { conn: self.id, bytes: &buffer[..n] });
             self.more = true;
         }
+    }
+
+    /// From here on it has a little time to go in order.
+    fn end(&mut self, cx: &mut Context<'_>) {
+        self.phase = Phase::Ending;
+        let mut timer = Box::new(Timer::after_ms(CLOSING_MS));
+        // Cannot have fired yet; this leaves the waker.
+        let _ = Pin::new(&mut *timer).poll(cx);
+        self.closing = Some(timer);
     }
 
     /// Sends until the machine has nothing more; pending when the socket takes no more or others should have a turn.

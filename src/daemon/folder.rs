@@ -43,6 +43,10 @@ pub struct Ready {
     pub tcp: Vec<SocketAddr>,
     /// Addresses of TLS really bound.
     pub tls: Vec<SocketAddr>,
+    /// HTTP addresses really bound.
+    pub http: Vec<SocketAddr>,
+    /// Addresses of HTTP over TLS really bound.
+    pub https: Vec<SocketAddr>,
     /// The Unix socket.
     pub unix: Option<PathBuf>,
 }
@@ -58,6 +62,8 @@ impl ReadyFile {
             "pid": std::process::id(),
             "tcp": texts(&ready.tcp),
             "tls": texts(&ready.tls),
+            "http": texts(&ready.http),
+            "https": texts(&ready.https),
             "unix": ready.unix.as_ref().map(|path| path.to_string_lossy()),
         });
         let path = ready.folder.join(READY_FILE);

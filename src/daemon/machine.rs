@@ -29,6 +29,13 @@ pub trait Machine {
     fn take_failure(&mut self) -> Option<StoreError> {
         None
     }
+    /// As [`Broker::health`].
+    ///
+    /// # Errors
+    /// Why it takes no messages.
+    fn health(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
     /// As [`Broker::settings`].
     fn settings(&self) -> &Settings;
 }
@@ -64,6 +71,10 @@ impl Machine for Broker {
 
     fn take_failure(&mut self) -> Option<StoreError> {
         Broker::take_failure(self)
+    }
+
+    fn health(&self) -> Result<(), &'static str> {
+        Broker::health(self)
     }
 
     fn settings(&self) -> &Settings {

@@ -19,6 +19,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod web;
 mod worker;
 
 pub use folder::{READY_FILE, Ready, pick as pick_folder};
@@ -190,6 +191,8 @@ pub fn serve_with<M: Machine + 'static>(
         folder: folder.clone(),
         tcp: bound("tcp"),
         tls: bound("tls"),
+        http: bound("http"),
+        https: bound("https"),
         unix: listeners.iter().find_map(|(_, listener)| listener.unix_path()).map(Path::to_path_buf),
     };
     let signals = if signals {
@@ -274,7 +277,7 @@ fn floor(reader: &dyn Reader) -> Result<Wall, StoreError> {
 /// What the TLS listeners show and trust, if there are any. What is out of date is taken at a start: the other doors must
 /// open, and a clock that is not yet set must not keep a box from coming up.
 fn load_tls(settings: &Settings, folder: &Path, now: Wall) -> Result<Option<Tls>, ServeError> {
-    if settings.listen.tls.is_empty() {
+    if settings.listen.tls.is_empty() && settings.listen.https.is_empty() {
         return Ok(None);
     }
     tls::load(&settings.tls, folder, now).map(|material| Some(Tls::new(material))).map_err(ServeError::Tls)
@@ -282,7 +285,12 @@ fn load_tls(settings: &Settings, folder: &Path, now: Wall) -> Result<Option<Tls>
 
 fn bind(listen: &Listen, folder: &Path) -> Result<Vec<(Door, Listener)>, ServeError> {
     let mut listeners = Vec::new();
-    for (door, scheme, addresses) in [(Door::Frames, "tcp", &listen.tcp), (Door::Tls, "tls", &listen.tls)] {
+    for (door, scheme, addresses) in [
+        (Door::Frames, "tcp", &listen.tcp),
+        (Door::Tls, "tls", &listen.tls),
+        (Door::Http, "http", &listen.http),
+        (Door::Https, "https", &listen.https),
+    ] {
         for address in addresses {
             let bound = Listener::ip(*address, scheme);
             listeners.push((door, bound.map_err(|error| ServeError::Listen(address.to_string(), error))?));

@@ -38,6 +38,24 @@ impl Running {
         self.ready.tls[0]
     }
 
+    /// The first HTTP address.
+    ///
+    /// # Panics
+    /// When the settings name none.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.ready.http[0]
+    }
+
+    /// The first address of HTTP over TLS.
+    ///
+    /// # Panics
+    /// When the settings name none.
+    #[must_use]
+    pub fn https(&self) -> SocketAddr {
+        self.ready.https[0]
+    }
+
     /// The Unix socket.
     ///
     /// # Panics

@@ -3,12 +3,15 @@
 //! What wraps a stream (TLS, WebSocket) takes a [`BoxStream`] and gives one.
 
 mod accept;
+mod http;
+mod origin;
 mod socket;
 mod tcp;
 mod tls;
 mod unix;
 
 pub use accept::{Listener, accept_forever};
+pub use http::{Answer, CONNECTIONS_MAX as HTTP_CONNECTIONS_MAX, Http, Site, Upgraded};
 pub use socket::Socket;
 pub use tls::{Inside, Material, MaterialError, Named, Refused, Source, Tls};
 

@@ -8,6 +8,7 @@ mod limits;
 mod live;
 mod publishing;
 mod review;
+mod signatures;
 mod simulated;
 mod storage;
 mod tenants;
