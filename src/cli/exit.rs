@@ -109,7 +109,7 @@ impl From<ServeError> for CliError {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::Store(error) => error.into(),
-            error @ ServeError::Tls(_) => Self::new(Exit::Config, error.to_string()),
+            error @ (ServeError::Identities(_) | ServeError::Tls(_)) => Self::new(Exit::Config, error.to_string()),
             other => Self::failure(other.to_string()),
         }
     }
