@@ -14,9 +14,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("wire", &["model"]),
     ("session", &["model", "wire"]),
-    ("routing", &["model"]),
     ("schedule", &["model"]),
     ("config", &["model", "wire"]),
+    ("routing", &["model", "config"]),
     ("store", &["model", "wire"]),
     ("queue", &["model", "wire", "schedule", "config", "store"]),
     ("protocols", &["model", "wire", "session"]),
@@ -42,7 +42,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("runtime", &["model"]),
     ("tls", &["model"]),
     ("websocket", &["model", "wire"]),
-    ("transport", &["model", "session", "config", "runtime", "tls", "websocket"]),
+    ("transport", &["model", "session", "config", "auth", "runtime", "tls", "websocket"]),
     (
         "daemon",
         &[
