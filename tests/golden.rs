@@ -8,11 +8,12 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use tidegate::model::{Channel, Encoding, MessageId, Priority, Properties, Property, Record, limits, tag};
 use tidegate::wire::{
-    Ack, AnyHead, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Contract, Credit, Decoded, Deliver,
-    DeliverItem, DeliverItems, Done, Dropped, ErrorHead, Extended, Extension, FLAG_CONT, FLAG_MORE, FilterItems,
-    FrameType, Goaway, Head, Hello, History, Nack, Outcome, Pause, Ping, Pong, Publish, PublishAck, PublishNack,
-    Reauth, Report, Request, Response, Resume, Since, Start, Subscribe, Unsubscribe, Welcome, append_filter,
-    append_item, append_record, decode, encode, encode_extended, encode_into, item_flag, seal,
+    AUTH_CONTEXT, AUTH_DATA_BYTES_MAX, AUTH_METHODS_MAX, Ack, AnyHead, Auth, Batch, BatchItems, Cancel, Close, Code,
+    Consume, Contract, Credit, Decoded, Deliver, DeliverItem, DeliverItems, Done, Dropped, EXTENSION_AUTH_METHODS,
+    ErrorHead, Extended, Extension, FLAG_CONT, FLAG_MORE, FilterItems, FrameType, Goaway, Head, Hello, History, Nack,
+    Outcome, Pause, Ping, Pong, Publish, PublishAck, PublishNack, REAUTH_CONTEXT, Reauth, Report, Request, Response,
+    Resume, Since, Start, Subscribe, Unsubscribe, Welcome, append_filter, append_item, append_record, auth_method,
+    decode, encode, encode_extended, encode_into, item_flag, parse_key, parse_password, seal,
 };
 
 /// What a reader that takes frame payloads up to the default limit must make of a file.
@@ -93,7 +94,7 @@ fn raw_frame(kind: FrameType, flags: u16, head: &[u8], payload: &[u8]) -> Vec<u8
     bytes.extend_from_slice(&flags.to_be_bytes());
     bytes.extend_from_slice(&u16::try_from(head.len()).expect("a head's length fits").to_be_bytes());
     bytes.extend_from_slice(&u32::try_from(payload.len()).expect("a payload's length fits").to_be_bytes());
-    let of_session = matches!(kind, FrameType::Close | FrameType::Ping);
+    let of_session = matches!(kind, FrameType::Close | FrameType::Ping | FrameType::Auth | FrameType::Hello);
     bytes.extend_from_slice(&u32::from(!of_session).to_be_bytes());
     bytes.extend_from_slice(&[0; 8]);
     bytes.extend_from_slice(head);
@@ -107,16 +108,24 @@ fn publish(record: &[u8]) -> Vec<u8> {
     frame(1, 1, &head, record)
 }
 
-fn hello() -> Vec<u8> {
-    let head = Hello {
+fn hello_head() -> Hello<'static> {
+    Hello {
         version_min: 1,
         version_max: 1,
         client: "sensor-7",
         heartbeat_ms: 5_000,
         frame_bytes_max: 131_072,
         message_bytes_max: 1_048_576,
-    };
-    frame(0, 0, &head, &[])
+    }
+}
+
+fn hello() -> Vec<u8> {
+    frame(0, 0, &hello_head(), &[])
+}
+
+/// The head of [`hello`] alone.
+fn postcard_hello() -> Vec<u8> {
+    hello()[limits::HEADER_BYTES..].to_vec()
 }
 
 fn welcome() -> Vec<u8> {
@@ -298,6 +307,22 @@ fn special() -> Vec<Case> {
         Accepted,
         "1 in three bytes",
     );
+    let methods = [Extension { tag: EXTENSION_AUTH_METHODS, value: &[auth_method::KEY, auth_method::TOKEN] }];
+    let mut hello_methods = vec![0; 64];
+    let n = encode_extended(&mut hello_methods, 0, 0, 0, &Extended { head: hello_head(), extensions: &methods }, &[]);
+    hello_methods.truncate(n.expect("fits"));
+    add("hello-auth-methods", hello_methods, Accepted, "extension 1: a key, else a token");
+    let key = [&[0x11; 32][..], &[0x22; 64]].concat();
+    let auth = |method, data: &[u8]| frame(0, 1, &Auth { method, data }, &[]);
+    add("auth-challenge-key", auth(auth_method::KEY, &[0x33; 32]), Accepted, "from the broker: 32 bytes to sign");
+    add("auth-key", auth(auth_method::KEY, &key), Accepted, "the answer: 32 bytes of a key, 64 of its signature");
+    add("auth-token", auth(auth_method::TOKEN, b"e30.e30.c2ln"), Accepted, "a token");
+    add("auth-password", auth(auth_method::PASSWORD, b"\x03ada\x06secret"), Accepted, "a name and a password");
+    add("auth-transport", auth(auth_method::TRANSPORT, b""), Accepted, "what the transport tells");
+    let longest = vec![b't'; AUTH_DATA_BYTES_MAX];
+    add("auth-token-longest", auth(auth_method::TOKEN, &longest), Accepted, "the longest token");
+    let reauth = frame(0, 9, &Reauth { method: auth_method::KEY, data: &key }, &[]);
+    add("reauth-key", reauth, Accepted, "a key in place");
     add("record-full", publish(&full_record()), Accepted, "a record with every field and four properties");
     add("consume-no-filters", consume_frame(0, &[]), Accepted, "no filter: everything in the queue");
 
@@ -358,6 +383,27 @@ fn special() -> Vec<Case> {
         raw_frame(FrameType::Subscribe, 0, &[2, b'a', 0xFF, 0, 0, 0, 0], &[]),
         Refused(Code::BadHead),
         "a filter that is not UTF-8",
+    );
+    add(
+        "bad-auth-length-lies",
+        raw_frame(FrameType::Auth, 0, &[1, 200, 1, b'e', b'3', b'0'], &[]),
+        Refused(Code::BadHead),
+        "a token of 200 bytes of which 3 are there",
+    );
+    add(
+        "bad-auth-too-large",
+        edited(&raw_frame(FrameType::Auth, 0, &[1], &[]), |b| b[6..8].copy_from_slice(&4_097u16.to_be_bytes()))[..24]
+            .to_vec(),
+        Refused(Code::BadHead),
+        "a token one byte too long, refused from the header alone",
+    );
+    let mut lies = postcard_hello();
+    lies.extend_from_slice(&[1, 3, 3]);
+    add(
+        "bad-hello-methods-length-lies",
+        raw_frame(FrameType::Hello, 0, &lies, &[]),
+        Refused(Code::BadHead),
+        "three methods announced, one there",
     );
     add("bad-head-bool", raw_frame(FrameType::Ok, 0, &[0, 0, 2], &[]), Refused(Code::BadHead), "a bool of 2");
     add("bad-head-enum", raw_frame(FrameType::Publish, 0, &[4, 1, 0], &[]), Refused(Code::BadHead), "contract 4");
@@ -627,6 +673,19 @@ fn every_case_reads_as_announced() {
     }
 }
 
+/// The data of the methods, which the codec does not look into.
+#[test]
+fn credentials_are_laid_out_as_the_page_says() {
+    let key = [&[0x11; 32][..], &[0x22; 64]].concat();
+    assert_eq!(parse_key(&key), Ok((&[0x11; 32], &[0x22; 64])));
+    assert_eq!(parse_password(b"\x03ada\x06secret"), Ok((&b"ada"[..], &b"secret"[..])));
+    let page = std::fs::read_to_string(folder().join("../frame.md")).expect("proto/frame.md");
+    for (context, name) in [(AUTH_CONTEXT, "tidegate auth v1"), (REAUTH_CONTEXT, "tidegate reauth v1")] {
+        assert_eq!(context, [name.as_bytes(), &[0]].concat());
+        assert!(page.contains(&format!("the {} bytes `{name}` U+0000", context.len())), "{name}");
+    }
+}
+
 /// Every refusal that bytes alone can cause has a file.
 #[test]
 fn every_error_of_the_bytes_is_covered() {
@@ -731,6 +790,8 @@ fn the_tables_of_the_page_agree_with_the_code() {
         ("properties of a record, together", limits::PROPERTIES_BYTES_MAX as u64),
         ("properties or trailers in a head", limits::HEAD_PROPERTIES_BYTES_MAX as u64),
         ("filters of a consumer", limits::CONSUMER_FILTERS_MAX as u64),
+        ("methods in hello", AUTH_METHODS_MAX as u64),
+        ("token", AUTH_DATA_BYTES_MAX as u64),
         ("records of a batch", limits::BATCH_MESSAGES_MAX.into()),
         ("credit", limits::CREDIT_MAX.into()),
     ] {

@@ -135,6 +135,8 @@ const THREADS: &[&str] = &[
     "src/store/committer.rs",
     // The reader, and daemons of tests.
     "src/daemon/worker.rs",
+    // Credentials.
+    "src/daemon/porter.rs",
     "src/daemon/testing.rs",
     // One task a client.
     "src/client/client.rs",

@@ -1,17 +1,14 @@
-//! Connections: bytes in and out, handshake, heartbeats, and the end.
+//! Connections: bytes in and out, heartbeats, and the end.
 
-use super::expand::with_encodings;
+use super::login::Login;
 use super::publish::BROKER_STREAM;
 use super::{Broker, Effect, Peer, Timer, Transmit};
-use crate::model::limits::{CHUNK_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
+use crate::model::limits::{CHUNK_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_PAYLOAD_BYTES_FLOOR};
 use crate::model::{ConnId, Mono};
 use crate::protocols::native::{Accepted, Native};
 use crate::protocols::{Fault, Request};
-use crate::session::{HEARTBEAT_MS, Overdue, Phase, Principal, Session};
-use crate::wire::{
-    self, Close, Code, Decoded, Deliver, DeliverItem, Done, ErrorHead, FrameType, Goaway, Hello, Ping, Pong, VERSION,
-    Welcome,
-};
+use crate::session::{NONCE_BYTES, Overdue, Phase, Session};
+use crate::wire::{self, Close, Code, Decoded, Deliver, DeliverItem, Done, ErrorHead, FrameType, Goaway, Ping, Pong};
 
 /// A connection: the session and the dialect it speaks.
 pub(super) struct Conn {
@@ -24,6 +21,8 @@ pub(super) struct Conn {
     pub(super) budget: Option<super::rates::Shared>,
     pub(super) manners: super::rates::Manners,
     pub(super) peer: Peer,
+    /// How it proves who it is.
+    pub(super) login: Login,
     native: Native,
     building: Building,
     /// An [`Effect::Wake`] is on its way.
@@ -139,17 +138,12 @@ const UNREAD_PINGS_MAX: u8 = 3;
 const RETRY_CONNECT_MS: u32 = 5_000;
 
 impl Broker {
-    pub(super) fn handle_opened(&mut self, conn: ConnId, peer: Peer) {
+    pub(super) fn handle_opened(&mut self, conn: ConnId, peer: Peer, nonce: [u8; NONCE_BYTES]) {
         self.counters.connections += 1;
+        let too_often = self.connects_too_often(&peer);
         let limits = &self.settings.limits;
-        let principal = match peer {
-            Peer::Unix { admin: true, .. } => Principal::local_admin(),
-            _ => Principal::default(),
-        };
         let over = self.conns.len() >= limits.connections_max as usize;
-        let session = Session::new(conn, principal, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
-        let native = Native::default();
-        let building = Building::default();
+        let session = Session::new(conn, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let c = Conn {
             session,
             mount: 0,
@@ -157,8 +151,9 @@ impl Broker {
             budget: None,
             manners: super::rates::Manners::default(),
             peer,
-            native,
-            building,
+            login: Login::new(nonce),
+            native: Native::default(),
+            building: Building::default(),
             woken: false,
             starved: false,
             waits_for_store: false,
@@ -171,6 +166,8 @@ impl Broker {
         self.conns.insert(conn, c);
         if over {
             self.fail(conn, Code::TooManyConnections, "the broker has as many connections as it may: try later");
+        } else if let Some(wait_ms) = too_often {
+            self.fail_for(conn, Code::TooManyAttempts, wait_ms, "this address connects too often");
         } else if self.stopping.is_some() {
             self.fail(conn, Code::ShuttingDown, "the broker is stopping");
         }
@@ -181,6 +178,7 @@ impl Broker {
         let Some(mut gone) = self.conns.remove(&conn) else { return };
         self.timers.remove(Timer::Session(conn));
         self.timers.remove(Timer::Pause(conn));
+        self.forget_login(conn, &gone);
         for (id, stream) in std::mem::take(&mut gone.session.streams) {
             self.end_stream(gone.mount, conn, id, stream, false);
         }
@@ -233,7 +231,7 @@ impl Broker {
                     match self.conns.get(&conn).map(|c| c.session.phase) {
                         None | Some(Phase::Closing(_)) => return Ok(None),
                         Some(Phase::Open) => payload_max = open_max,
-                        Some(Phase::Greeting(_)) => {}
+                        Some(Phase::Greeting(_) | Phase::Challenged(_) | Phase::Checking(_)) => {}
                     }
                     if kept.is_empty() {
                         bytes = &bytes[len..];
@@ -268,11 +266,11 @@ impl Broker {
 
     fn handle_request(&mut self, conn: ConnId, open: bool, request: Request<'_>) -> Result<(), Fault> {
         match request {
-            Request::Hello(hello, extensions) if !open => {
+            Request::Hello(hello, extensions) => {
                 self.note_encodings(conn, extensions);
-                self.handle_hello(conn, &hello)
+                self.handle_hello(conn, &hello, extensions.get(wire::EXTENSION_AUTH_METHODS))
             }
-            Request::Hello(..) => Err(Fault::new(Code::UnexpectedFrame, "hello is said once")),
+            Request::Auth(auth) => self.handle_auth(conn, &auth),
             Request::Close => {
                 if let Some(c) = self.conns.get_mut(&conn) {
                     c.session.close(self.now.mono);
@@ -281,11 +279,8 @@ impl Broker {
                 }
                 Ok(())
             }
-            Request::Auth => Err(Fault::new(
-                Code::NotSupported,
-                "this release takes no credentials: say hello without auth, or use the Unix socket to administer",
-            )),
             _ if !open => Err(HELLO_FIRST),
+            Request::Reauth(reauth) => self.handle_reauth(conn, &reauth),
             Request::Publish { stream, contract, first, records } => {
                 self.handle_publish(conn, stream, contract, first, records)
             }
@@ -307,51 +302,6 @@ impl Broker {
             }
             Request::Alive => Ok(()),
         }
-    }
-
-    fn handle_hello(&mut self, conn: ConnId, hello: &Hello<'_>) -> Result<(), Fault> {
-        if hello.version_min > hello.version_max || !(hello.version_min..=hello.version_max).contains(&VERSION) {
-            return Err(Fault {
-                code: Code::BadVersion,
-                detail: format!(
-                    "you speak versions {} to {}, this broker speaks {VERSION}",
-                    hello.version_min, hello.version_max
-                )
-                .into(),
-            });
-        }
-        if hello.client.len() > NAME_BYTES_MAX {
-            return Err(Fault::new(Code::BadName, "a client's name has at most 128 bytes"));
-        }
-        if hello.frame_bytes_max < FRAME_PAYLOAD_BYTES_FLOOR {
-            return Err(Fault::new(Code::BadOptions, "every peer must take frame payloads of 16 KiB"));
-        }
-        let settings = std::sync::Arc::clone(&self.settings);
-        let limits = &settings.limits;
-        let wished = if hello.heartbeat_ms == 0 { limits.heartbeat_ms } else { hello.heartbeat_ms };
-        let heartbeat_ms = wished.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
-        self.enter(conn)?;
-        let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
-        c.session.phase = Phase::Open;
-        c.session.client = hello.client.into();
-        c.session.heartbeat_ms = heartbeat_ms;
-        c.session.peer_frame_bytes_max = hello.frame_bytes_max;
-        c.session.peer_message_bytes_max = hello.message_bytes_max;
-        log::debug!("session {} of {:?} from {:?} is open", conn.0, hello.client, c.peer);
-        let welcome = Welcome {
-            version: VERSION,
-            server: &settings.name,
-            session: conn.0,
-            heartbeat_ms,
-            frame_bytes_max: limits.frame_bytes_max,
-            message_bytes_max: limits.message_bytes_max,
-            window_messages: limits.window_messages,
-            window_bytes: limits.window_bytes,
-            time_ms: self.now.wall.0,
-        };
-        self.control(conn, 0, FrameType::Welcome, &with_encodings(welcome));
-        self.arm_session(conn);
-        Ok(())
     }
 
     /// Appends up to about `bytes_max` bytes to send to this connection (at least one frame if there is one).
@@ -445,7 +395,7 @@ impl Broker {
         }
     }
 
-    fn arm_session(&mut self, conn: ConnId) {
+    pub(super) fn arm_session(&mut self, conn: ConnId) {
         let frame_timeout_ms = self.settings.limits.frame_timeout_ms;
         if let Some(c) = self.conns.get(&conn) {
             // A later deadline is found when the earlier timer rings: the hot path does not move timers. One that has passed
@@ -477,14 +427,20 @@ impl Broker {
 
     /// Ends a session: the error is the last it hears.
     pub(super) fn fail(&mut self, conn: ConnId, code: Code, detail: &str) {
-        let retry = if code.is_retryable() { RETRY_CONNECT_MS } else { 0 };
+        self.fail_for(conn, code, if code.is_retryable() { RETRY_CONNECT_MS } else { 0 }, detail);
+    }
+
+    /// Ends a session as [`Broker::fail`] does, and says after how many milliseconds to come again.
+    pub(super) fn fail_for(&mut self, conn: ConnId, code: Code, retry_after_ms: u32, detail: &str) {
         let detail = clip(detail);
         let Some(c) = self.conns.get(&conn) else { return };
         if matches!(c.session.phase, Phase::Closing(_)) {
             return;
         }
-        log::info!("session {} of {:?} from {:?} ends: {code}: {detail}", conn.0, c.session.client, c.peer);
-        self.control(conn, 0, FrameType::Error, &ErrorHead { code: code as u16, retry_after_ms: retry, detail });
+        // Of a flood the counters tell.
+        let level = if code == Code::TooManyAttempts { log::Level::Debug } else { log::Level::Info };
+        log::log!(level, "session {} of {:?} from {:?} ends: {code}: {detail}", conn.0, c.session.client, c.peer);
+        self.control(conn, 0, FrameType::Error, &ErrorHead { code: code as u16, retry_after_ms, detail });
         self.end(conn, code);
     }
 
@@ -504,6 +460,8 @@ impl Broker {
         c.session.close(self.now.mono);
         c.session.partial = Vec::new();
         c.told_end = true;
+        self.forget_check(conn);
+        let Some(c) = self.conns.get_mut(&conn) else { return };
         let (mount, streams) = (c.mount, std::mem::take(&mut c.session.streams));
         for (id, stream) in streams {
             self.end_stream(mount, conn, id, stream, false);
@@ -619,7 +577,7 @@ impl Broker {
     }
 }
 
-const HELLO_FIRST: Fault = Fault::new(Code::HelloExpected, "say hello first");
+pub(super) const HELLO_FIRST: Fault = Fault::new(Code::HelloExpected, "say hello and wait for the welcome first");
 
 /// Cuts a text to what a detail may have.
 fn clip(text: &str) -> &str {

@@ -4,6 +4,7 @@ pub use crate::session::Peer;
 
 use crate::config::Settings;
 use crate::model::{ConnId, Mono, Volume};
+use crate::session::{Attempt, Denied, NONCE_BYTES, Principal};
 use crate::store::{Batch, Committed, ReadRequest, ReadResult, Reader, StoreError};
 use std::sync::Arc;
 
@@ -15,6 +16,15 @@ pub enum Event<'a> {
         conn: ConnId,
         /// Who it is.
         peer: Peer,
+        /// Bytes nobody can foretell, for its challenge.
+        nonce: [u8; NONCE_BYTES],
+    },
+    /// Credentials were checked: the answer to [`Effect::Authenticate`], one each.
+    Authenticated {
+        /// The connection.
+        conn: ConnId,
+        /// Who it is, or why not.
+        outcome: Result<Principal, Denied>,
     },
     /// Bytes arrived.
     Received {
@@ -81,6 +91,13 @@ pub enum Effect {
         volume: Volume,
         /// What.
         batches: Vec<Batch>,
+    },
+    /// Check these credentials and answer with [`Event::Authenticated`]. Few are asked for at a time.
+    Authenticate {
+        /// The connection they came from.
+        conn: ConnId,
+        /// The credentials.
+        attempt: Attempt,
     },
     /// Perform this read and answer with [`Event::Read`].
     Read {

@@ -17,6 +17,7 @@ mod expand;
 
 mod event;
 mod load;
+mod login;
 mod mount;
 mod publish;
 mod quotas;
@@ -41,6 +42,7 @@ use crate::store::{Op, Reader, StoreError, Table, schema};
 use commit::VolumeState;
 use conn::Conn;
 use hashbrown::HashMap;
+use login::Logins;
 use mount::{Mount, Queues};
 use rates::{Budgets, Limit};
 use request::Ask;
@@ -69,6 +71,7 @@ pub struct Broker {
     /// What a principal may publish, and what is left of it.
     rates: Limit,
     budgets: Budgets,
+    logins: Logins,
     /// Consumers to look at before the broker rests: queue and consumer index.
     pumps: Vec<(usize, usize)>,
     timers: Due<Timer>,
@@ -104,6 +107,8 @@ enum Timer {
     Housekeeping,
     /// A request's deadline.
     Ask(u64),
+    /// The next session's credentials end, or are about to.
+    Expiry,
     /// The last moment of a stop.
     Stop,
 }
@@ -150,6 +155,7 @@ impl Broker {
             asks: HashMap::new(),
             rates: Limit::default(),
             budgets: Budgets::default(),
+            logins: Logins::default(),
             pumps: Vec::new(),
             timers: Due::default(),
             effects: VecDeque::new(),
@@ -175,7 +181,8 @@ impl Broker {
     pub fn handle(&mut self, now: Now, event: Event<'_>) {
         self.advance(now);
         match event {
-            Event::Opened { conn, peer } => self.handle_opened(conn, peer),
+            Event::Opened { conn, peer, nonce } => self.handle_opened(conn, peer, nonce),
+            Event::Authenticated { conn, outcome } => self.handle_authenticated(conn, outcome),
             Event::Received { conn, bytes } => self.handle_received(conn, bytes),
             Event::Closed { conn } => self.handle_closed(conn),
             Event::Committed { volume, done } => self.handle_committed(volume, &done),
@@ -281,6 +288,7 @@ impl Broker {
                 Timer::Delayed(queue) => self.read_delayed(queue),
                 Timer::Housekeeping => self.housekeeping(),
                 Timer::Ask(id) => self.end_ask(id, crate::wire::Code::DeadlineExceeded),
+                Timer::Expiry => self.check_expiries(),
                 Timer::Stop => self.stopped = true,
             }
         }
@@ -337,6 +345,8 @@ impl Broker {
         for queue in 0..self.queues.len() {
             self.release(queue);
         }
+        // The wall clock may have been set since the timer was.
+        self.check_expiries();
         for mount in 0..self.mounts.len() {
             self.expire_ids(mount);
         }

@@ -87,9 +87,13 @@ impl From<ClientError> for CliError {
             ClientError::Address(_) | ClientError::Channel(_) | ClientError::Filter(_) | ClientError::Record(_) => {
                 Exit::Usage
             }
-            ClientError::Disconnected(_) | ClientError::Link(_) | ClientError::Closed | ClientError::TooLarge(..) => {
-                Exit::Failure
-            }
+            ClientError::Disconnected(_)
+            | ClientError::Link(_)
+            | ClientError::Closed
+            | ClientError::Compression(_)
+            | ClientError::Seal(_)
+            | ClientError::Entropy
+            | ClientError::TooLarge(..) => Exit::Failure,
         };
         Self::new(exit, error.to_string())
     }
@@ -109,7 +113,7 @@ impl From<ServeError> for CliError {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::Store(error) => error.into(),
-            error @ ServeError::Tls(_) => Self::new(Exit::Config, error.to_string()),
+            error @ (ServeError::Identities(_) | ServeError::Tls(_)) => Self::new(Exit::Config, error.to_string()),
             other => Self::failure(other.to_string()),
         }
     }

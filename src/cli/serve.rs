@@ -2,7 +2,7 @@
 
 use super::exit::{CliError, Exit};
 use crate::config::{ConfigErrors, Settings, load};
-use crate::daemon::{Options, serve};
+use crate::daemon::{Options, identities, serve};
 use crate::observe::log as logging;
 use crate::runtime::clock;
 use std::net::SocketAddr;
@@ -50,7 +50,7 @@ impl Serve {
             }
             Ok(again.over(loaded.settings))
         });
-        serve(Options { settings, reload: Some(reload), signals: true }, |_, _| {})?;
+        serve(Options { settings, reload: Some(reload), signals: true, identities: identities() }, |_, _| {})?;
         Ok(Exit::Ok)
     }
 

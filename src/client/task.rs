@@ -11,7 +11,9 @@ use super::state::{Effects, Phase, Shared};
 use super::transport::{Transport, Transports};
 use crate::model::limits::{HEAD_BYTES_MAX, HEADER_BYTES};
 use crate::schedule::backoff_ms;
-use crate::wire::{Close, Code, Decoded, FrameType, append, decode};
+use crate::wire::{
+    Close, Code, Decoded, ENCODING_LZ4, EXTENSION_ENCODINGS, Extended, Extension, FrameType, append, decode,
+};
 use smol::Timer;
 use smol::future::FutureExt as _;
 use std::future::{Future as _, poll_fn};
@@ -166,7 +168,8 @@ impl<'s> Session<'s> {
         let mut tx = Vec::with_capacity(WRITE_BYTES + 32 * 1_024);
         let frame_bytes_max = options.frame_bytes_max.max(crate::model::limits::FRAME_PAYLOAD_BYTES_FLOOR);
         let hello = Link::hello(&options.name, options.heartbeat_ms, frame_bytes_max, options.message_bytes_max);
-        append(&mut tx, FrameType::Hello, 0, 0, Some(&hello), &[]);
+        let extensions = &[Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] }];
+        append(&mut tx, FrameType::Hello, 0, 0, Some(&Extended { head: hello, extensions }), &[]);
         link.seal(&mut tx);
         Self {
             shared,

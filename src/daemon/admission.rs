@@ -7,9 +7,9 @@ use super::shared::Shared;
 use super::web::Pages;
 use crate::broker::{Event, Peer};
 use crate::model::Mono;
-use crate::runtime::clock;
+use crate::runtime::{clock, entropy};
 use crate::schedule::{Gate, Rate};
-use crate::session::Via;
+use crate::session::{NONCE_BYTES, Via};
 use crate::transport::{BoxStream, Http, Inside, Upgraded};
 use crate::websocket::Frames;
 use crate::wire::{self, Code, ErrorHead, FrameType};
@@ -135,9 +135,14 @@ impl<M: Machine + 'static> Admission<M> {
             turn_away(stream);
             return;
         }
+        let mut nonce = [0; NONCE_BYTES];
+        if let Err(error) = entropy::fill(&mut nonce) {
+            log::error!("a connection was refused, the kernel has no randomness for its challenge: {error}");
+            return;
+        }
         let conn = self.shared.number();
         log::debug!("connection {} from {peer:?}", conn.0);
-        self.shared.handle(Event::Opened { conn, peer });
+        self.shared.handle(Event::Opened { conn, peer, nonce });
         executor.spawn(Connection::new(Rc::clone(&self.shared), conn, stream)).detach();
     }
 

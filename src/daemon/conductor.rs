@@ -2,6 +2,7 @@
 
 use super::inbox::{Inbox, Notice};
 use super::machine::Machine;
+use super::porter::Porter;
 use super::reload;
 use super::shared::Shared;
 use super::tls::Keeper;
@@ -63,6 +64,7 @@ pub(super) struct Conductor<M: Machine> {
     committer: Box<dyn Commit>,
     memory: Memory,
     worker: Worker,
+    porter: Porter,
     reload: Option<Reload>,
     /// Accepting ends when these are dropped.
     acceptors: Vec<Task<()>>,
@@ -87,6 +89,7 @@ pub(super) struct Parts<M: Machine> {
     pub(super) committer: Box<dyn Commit>,
     pub(super) memory: Memory,
     pub(super) worker: Worker,
+    pub(super) porter: Porter,
     pub(super) reload: Option<Reload>,
     pub(super) acceptors: Vec<Task<()>>,
     pub(super) tls: Option<Keeper>,
@@ -102,7 +105,7 @@ pub(super) struct Ended {
 
 impl<M: Machine> Conductor<M> {
     pub(super) fn new(parts: Parts<M>) -> Self {
-        let Parts { shared, inbox, committer, memory, worker, reload, acceptors, tls } = parts;
+        let Parts { shared, inbox, committer, memory, worker, porter, reload, acceptors, tls } = parts;
         let next_space = shared.now().mono.plus_ms(SPACE_EVERY_MS);
         Self {
             shared,
@@ -111,6 +114,7 @@ impl<M: Machine> Conductor<M> {
             committer,
             memory,
             worker,
+            porter,
             reload,
             acceptors,
             tls,
@@ -189,6 +193,7 @@ impl<M: Machine> Conductor<M> {
                 self.worker.send(Job::Reader(Some(reader)));
             }
             Notice::Read { token, result } => self.handle(Event::Read { token, result }),
+            Notice::Authenticated { conn, outcome } => self.handle(Event::Authenticated { conn, outcome }),
             Notice::Space { free_bytes } => self.handle(Event::Disk { free_bytes }),
             Notice::Stop if self.end_by.is_some() => {
                 log::warn!("asked to stop twice: ending at once");
@@ -204,7 +209,9 @@ impl<M: Machine> Conductor<M> {
             Notice::Reload => {
                 let running = self.shared.machine.borrow().settings().clone();
                 if let Some(settings) = self.reload.as_mut().and_then(|load| reload::reload(&running, load)) {
-                    self.handle(Event::Reload { settings: Arc::new(settings) });
+                    let settings = Arc::new(settings);
+                    self.porter.reload(Arc::clone(&settings));
+                    self.handle(Event::Reload { settings });
                 }
                 if self.tls.is_some() {
                     let settings = self.shared.machine.borrow().settings().tls.clone();
@@ -237,6 +244,7 @@ impl<M: Machine> Conductor<M> {
                     self.handle(Event::Read { token, result });
                 }
                 Effect::Wake { conn } => self.shared.wake(conn),
+                Effect::Authenticate { conn, attempt } => self.porter.check(conn, self.shared.now(), attempt),
                 Effect::Reserve { present } => {
                     let bytes = self.shared.machine.borrow().settings().store.reserve_bytes;
                     self.worker.send(Job::Reserve(present.then_some(bytes)));

@@ -1,5 +1,7 @@
 //! What other threads and the signals tell the run loop. Bounded by what the loop has asked for and by signals.
 
+use crate::model::ConnId;
+use crate::session::{Denied, Principal};
 use crate::store::{CommitEvent, ReadResult, StoreError};
 use crate::transport::{Material, MaterialError};
 use std::collections::VecDeque;
@@ -15,6 +17,10 @@ pub(super) enum Notice {
     },
     Space {
         free_bytes: u64,
+    },
+    Authenticated {
+        conn: ConnId,
+        outcome: Result<Principal, Denied>,
     },
     /// The files of TLS were read again.
     Tls(Result<Box<Material>, MaterialError>),

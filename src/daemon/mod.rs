@@ -11,6 +11,7 @@ mod folder;
 mod handshakes;
 mod inbox;
 mod machine;
+mod porter;
 mod reload;
 mod shared;
 mod start;
@@ -24,7 +25,8 @@ mod worker;
 
 pub use folder::{READY_FILE, Ready, pick as pick_folder};
 pub use machine::Machine;
-pub use start::serve;
+pub use porter::{Authenticate, LoadIdentities};
+pub use start::{identities, serve};
 
 use crate::broker::Event;
 use crate::config::{Listen, Settings};
@@ -39,6 +41,7 @@ use conductor::{Conductor, Memory, Parts};
 use folder::ReadyFile;
 use handshakes::Handshakes;
 use inbox::{Inbox, Notice};
+use porter::Porter;
 use shared::Shared;
 use smol::LocalExecutor;
 use std::fmt;
@@ -62,6 +65,8 @@ pub struct Options {
     pub reload: Option<Reload>,
     /// Whether to hear TERM, INT and HUP.
     pub signals: bool,
+    /// Reads who may come in.
+    pub identities: LoadIdentities,
 }
 
 /// The committer as the loop sees it.
@@ -98,6 +103,8 @@ pub enum ServeError {
     Listen(String, io::Error),
     /// The settings name no address.
     NoAddress,
+    /// Who may come in cannot be read: why.
+    Identities(String),
     /// A certificate, a key or a list of the TLS listeners cannot be used.
     Tls(MaterialError),
     /// The system refused something else: what, and why.
@@ -114,6 +121,7 @@ impl fmt::Display for ServeError {
             Self::Store(error) => error.fmt(f),
             Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
             Self::NoAddress => f.write_str("no address to listen on: set `listen.tcp` or `listen.unix`"),
+            Self::Identities(why) => write!(f, "who may come in cannot be read:\n{why}"),
             Self::Tls(error) => write!(f, "TLS cannot be used: {error}"),
             Self::System(what, error) => write!(f, "{what}: {error}"),
         }
@@ -150,7 +158,7 @@ pub fn serve_with<M: Machine + 'static>(
     build: impl FnOnce(Now, Arc<Settings>, &dyn Reader, u64) -> Result<M, StoreError>,
     ready: impl FnOnce(&Ready, Stopper),
 ) -> Result<(), ServeError> {
-    let Options { mut settings, reload, signals } = options;
+    let Options { mut settings, reload, signals, identities } = options;
     let files_max = limits::raise_open_files();
     if files_max.is_some_and(|max| max < u64::from(settings.limits.connections_max) + 64) {
         log::warn!(
@@ -210,6 +218,8 @@ pub fn serve_with<M: Machine + 'static>(
     let worker = Worker::spawn(folder.clone(), stores.reader, watched, inbox.clone())
         .map_err(|error| ServeError::System("the reader thread cannot start", error))?;
 
+    let porter = Porter::spawn(Arc::clone(&settings), identities, inbox.clone()).map_err(ServeError::Identities)?;
+
     let executor = Rc::new(LocalExecutor::new());
     let handshakes = tls.clone().map(|tls| Handshakes::new(tls, &executor));
     let admission = Admission::new(&shared, &executor, handshakes);
@@ -234,6 +244,7 @@ pub fn serve_with<M: Machine + 'static>(
         committer: stores.committer,
         memory: Memory::new(stores.memory),
         worker,
+        porter,
         reload,
         acceptors,
         tls: tls.map(|tls| tls::Keeper::new(tls, clock::mono())),

@@ -1,6 +1,7 @@
 //! `serve`: the broker on a store in a folder.
 
-use super::{Commit, Notify, Options, Ready, ServeError, Stopper, Stores, serve_with};
+use super::{Commit, LoadIdentities, Notify, Options, Ready, ServeError, Stopper, Stores, serve_with};
+use crate::auth::Authenticator;
 use crate::broker::Broker;
 use crate::config::Settings;
 use crate::runtime::{clock, entropy};
@@ -13,6 +14,16 @@ use std::path::{Path, PathBuf};
 /// [`ServeError`] when it cannot start, or when its store breaks for good.
 pub fn serve(options: Options, ready: impl FnOnce(&Ready, Stopper)) -> Result<(), ServeError> {
     serve_with(options, open_stores, Broker::new, ready)
+}
+
+/// Who may come in, as the files say that the settings name.
+#[must_use]
+pub fn identities() -> LoadIdentities {
+    Box::new(|settings| {
+        let folder = settings.data.clone().unwrap_or_default();
+        let found = Authenticator::load(settings, &folder).map_err(|error| error.to_string())?;
+        Ok(Box::new(found))
+    })
 }
 
 /// Opens the durable store of a folder and an empty one in memory.

@@ -1,6 +1,6 @@
 //! A daemon in this process on a thread of its own, for tests.
 
-use super::{Machine, Notify, Options, Ready, Reload, ServeError, Stopper, Stores, serve_with};
+use super::{LoadIdentities, Machine, Notify, Options, Ready, Reload, ServeError, Stopper, Stores, serve_with};
 use crate::config::Settings;
 use crate::model::Now;
 use crate::store::{Reader, StoreError};
@@ -116,6 +116,14 @@ pub fn spawn(settings: Settings) -> Result<Running, ServeError> {
     spawn_with(settings, None, super::start::open_stores, crate::broker::Broker::new)
 }
 
+/// Starts the broker on a store in the settings' folder, with the caller's word for who is who; returns when it listens.
+///
+/// # Errors
+/// What it could not start with.
+pub fn spawn_behind(settings: Settings, identities: LoadIdentities) -> Result<Running, ServeError> {
+    spawn_all(settings, None, identities, super::start::open_stores, crate::broker::Broker::new)
+}
+
 /// Starts any machine on any stores; returns when it listens.
 ///
 /// # Errors
@@ -123,17 +131,27 @@ pub fn spawn(settings: Settings) -> Result<Running, ServeError> {
 ///
 /// # Panics
 /// When the thread cannot be started, or panicked before it listened.
-#[expect(clippy::disallowed_methods, reason = "tests need a daemon beside them")]
 pub fn spawn_with<M: Machine + 'static>(
     settings: Settings,
     reload: Option<Box<dyn FnMut() -> Result<Settings, String> + Send>>,
     open: impl FnOnce(&Path, &Settings, Notify) -> Result<Stores, StoreError> + Send + 'static,
     build: impl FnOnce(Now, Arc<Settings>, &dyn Reader, u64) -> Result<M, StoreError> + Send + 'static,
 ) -> Result<Running, ServeError> {
+    spawn_all(settings, reload, super::start::identities(), open, build)
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests need a daemon beside them")]
+fn spawn_all<M: Machine + 'static>(
+    settings: Settings,
+    reload: Option<Box<dyn FnMut() -> Result<Settings, String> + Send>>,
+    identities: LoadIdentities,
+    open: impl FnOnce(&Path, &Settings, Notify) -> Result<Stores, StoreError> + Send + 'static,
+    build: impl FnOnce(Now, Arc<Settings>, &dyn Reader, u64) -> Result<M, StoreError> + Send + 'static,
+) -> Result<Running, ServeError> {
     let (tell, told): (Sender<(Ready, Stopper)>, _) = channel();
     let body = move || {
         let reload = reload.map(|load| -> Reload { load });
-        let options = Options { settings, reload, signals: false };
+        let options = Options { settings, reload, signals: false, identities };
         // The other end waits for this or for our end.
         serve_with(options, open, build, move |ready, stopper| drop(tell.send((ready.clone(), stopper))))
     };

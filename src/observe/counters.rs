@@ -46,6 +46,10 @@ pub struct Counters {
     pub paused: u64,
     /// Connections accepted.
     pub connections: u64,
+    /// Sessions opened by credentials.
+    pub logins: u64,
+    /// Credentials refused, by reason.
+    pub denied: BTreeMap<&'static str, u64>,
     /// Publishes refused, by code.
     pub refused: BTreeMap<Code, u64>,
     /// Sessions ended by us, by code.
@@ -77,9 +81,14 @@ impl Counters {
             ("read_errors", self.read_errors),
             ("paused", self.paused),
             ("connections", self.connections),
+            ("logins", self.logins),
+            ("denied", self.denied.values().sum()),
             ("refused", self.refused.values().sum()),
         ] {
             f(name.into(), value);
+        }
+        for (reason, value) in &self.denied {
+            f(format!("denied.{reason}"), *value);
         }
         for (code, value) in &self.refused {
             f(format!("refused.{code}"), *value);

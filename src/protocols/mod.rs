@@ -3,8 +3,8 @@
 pub mod native;
 
 use crate::wire::{
-    Ack, BatchItems, Cancel, Code, Consume, Contract, Credit, Extensions, FilterItems, Hello, History, Nack,
-    Request as Ask, Response, Subscribe,
+    Ack, Auth, BatchItems, Cancel, Code, Consume, Contract, Credit, Extensions, FilterItems, Hello, History, Nack,
+    Reauth, Request as Ask, Response, Subscribe,
 };
 use std::borrow::Cow;
 
@@ -13,8 +13,10 @@ use std::borrow::Cow;
 pub enum Request<'a> {
     /// Open the session; what the client says beside it.
     Hello(Hello<'a>, Extensions<'a>),
-    /// Credentials of a method this release does not have.
-    Auth,
+    /// Credentials, to open the session.
+    Auth(Auth<'a>),
+    /// Credentials of an open session, renewed.
+    Reauth(Reauth<'a>),
     /// Publish records with consecutive numbers.
     Publish {
         /// Stream whose order they belong to.

@@ -159,12 +159,12 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
             Request::Hello(hello, extensions)
         }
         FrameType::Auth => {
-            frame.head::<Auth<'_>>()?;
-            Request::Auth
+            bare()?;
+            Request::Auth(frame.head::<Auth<'_>>()?)
         }
         FrameType::Reauth => {
-            frame.head::<Reauth<'_>>()?;
-            Request::Auth
+            bare()?;
+            Request::Reauth(frame.head::<Reauth<'_>>()?)
         }
         FrameType::Publish => {
             let head: Publish = frame.head()?;

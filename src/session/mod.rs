@@ -18,6 +18,10 @@ use std::collections::BTreeMap;
 pub enum Phase {
     /// Connected, no hello yet; closed at this time.
     Greeting(Mono),
+    /// Asked for credentials; closed at this time.
+    Challenged(Mono),
+    /// Its credentials are being checked; closed at this time.
+    Checking(Mono),
     /// Open.
     Open,
     /// Closed once its last bytes are sent, at the latest at this time.
@@ -49,7 +53,7 @@ pub const HEARTBEAT_MS: std::ops::RangeInclusive<u32> = 100..=3_600_000;
 pub struct Session<S> {
     /// Its connection.
     pub conn: ConnId,
-    /// Who it belongs to.
+    /// Who it belongs to, once that is known.
     pub principal: Principal,
     /// How far it has come.
     pub phase: Phase,
@@ -82,13 +86,24 @@ pub struct Session<S> {
     frame_began: Option<Mono>,
 }
 
+impl Phase {
+    /// When the handshake must be over, while it is not.
+    #[must_use]
+    pub const fn handshake_by(self) -> Option<Mono> {
+        match self {
+            Self::Greeting(at) | Self::Challenged(at) | Self::Checking(at) => Some(at),
+            Self::Open | Self::Closing(_) => None,
+        }
+    }
+}
+
 impl<S> Session<S> {
     /// A session that has `handshake_ms` to say hello.
     #[must_use]
-    pub fn new(conn: ConnId, principal: Principal, now: Mono, handshake_ms: u32, frame_bytes_max: u32) -> Self {
+    pub fn new(conn: ConnId, now: Mono, handshake_ms: u32, frame_bytes_max: u32) -> Self {
         Self {
             conn,
-            principal,
+            principal: Principal::default(),
             phase: Phase::Greeting(now.plus_ms(u64::from(handshake_ms))),
             client: "".into(),
             outbox: Outbox::default(),
@@ -152,7 +167,9 @@ impl<S> Session<S> {
     #[must_use]
     pub fn overdue(&self, now: Mono, frame_timeout_ms: u32) -> Option<Overdue> {
         match self.phase {
-            Phase::Greeting(at) if now >= at => return Some(Overdue::Handshake),
+            Phase::Greeting(at) | Phase::Challenged(at) | Phase::Checking(at) if now >= at => {
+                return Some(Overdue::Handshake);
+            }
             Phase::Closing(at) if now >= at => return Some(Overdue::Linger),
             Phase::Open if !self.held && now >= self.silence_at() => return Some(Overdue::Silence),
             _ => {}
@@ -170,7 +187,7 @@ impl<S> Session<S> {
     #[must_use]
     pub fn poll_timeout(&self, frame_timeout_ms: u32) -> Mono {
         let at = match self.phase {
-            Phase::Greeting(at) | Phase::Closing(at) => at,
+            Phase::Greeting(at) | Phase::Challenged(at) | Phase::Checking(at) | Phase::Closing(at) => at,
             Phase::Open if self.held => self.ping_at(),
             Phase::Open => self.silence_at().min(self.ping_at()),
         };
@@ -200,7 +217,7 @@ mod tests {
     use super::*;
 
     fn open(heartbeat_ms: u32) -> Session<()> {
-        let mut s = Session::new(ConnId(1), Principal::default(), Mono(0), 5_000, 1_024);
+        let mut s = Session::new(ConnId(1), Mono(0), 5_000, 1_024);
         s.phase = Phase::Open;
         s.heartbeat_ms = heartbeat_ms;
         s
@@ -254,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_handshake_has_its_time_and_a_ping_follows_silence_of_ours() {
-        let mut s: Session<()> = Session::new(ConnId(1), Principal::default(), Mono(0), 5_000, 1_024);
+        let mut s: Session<()> = Session::new(ConnId(1), Mono(0), 5_000, 1_024);
         assert_eq!(s.overdue(Mono(5_000_000), 10_000), Some(Overdue::Handshake));
         s.phase = Phase::Open;
         s.heartbeat_ms = 1_000;

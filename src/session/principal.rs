@@ -1,6 +1,9 @@
 //! Who somebody is: what a transport knows of a peer, how it proves more, and what comes of it.
 
+pub use crate::wire::{AUTH_CONTEXT, NONCE_BYTES, REAUTH_CONTEXT};
+
 use crate::model::Wall;
+use crate::wire::auth_method;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,15 +69,15 @@ pub struct Certificate {
 pub enum Method {
     /// Nothing is shown.
     #[default]
-    None = 0,
+    None = auth_method::NONE,
     /// A signed token (JWT): its UTF-8 text.
-    Token = 1,
+    Token = auth_method::TOKEN,
     /// A name and a password: two postcard byte strings.
-    Password = 2,
+    Password = auth_method::PASSWORD,
     /// An Ed25519 key: 32 bytes of public key, 64 of a signature over the challenge.
-    Key = 3,
+    Key = auth_method::KEY,
     /// What the transport knows: the client certificate or the Unix user. No bytes.
-    Transport = 4,
+    Transport = auth_method::TRANSPORT,
 }
 
 impl Method {
@@ -82,11 +85,11 @@ impl Method {
     #[must_use]
     pub const fn from_u8(number: u8) -> Option<Self> {
         Some(match number {
-            0 => Self::None,
-            1 => Self::Token,
-            2 => Self::Password,
-            3 => Self::Key,
-            4 => Self::Transport,
+            auth_method::NONE => Self::None,
+            auth_method::TOKEN => Self::Token,
+            auth_method::PASSWORD => Self::Password,
+            auth_method::KEY => Self::Key,
+            auth_method::TRANSPORT => Self::Transport,
             _ => return None,
         })
     }
@@ -103,14 +106,6 @@ impl Method {
         }
     }
 }
-
-/// Bytes of a challenge: unpredictable, and of one connection only.
-pub const NONCE_BYTES: usize = 32;
-
-/// What a key signs to answer a challenge is these bytes followed by the challenge's. In place ("reauth") it is the other.
-pub const AUTH_CONTEXT: &[u8] = b"tidegate auth v1\0";
-/// As [`AUTH_CONTEXT`], for a reauth frame.
-pub const REAUTH_CONTEXT: &[u8] = b"tidegate reauth v1\0";
 
 /// Somebody shows credentials.
 #[derive(Clone, PartialEq, Eq)]

@@ -146,9 +146,9 @@ heads! {
         /// The broker's clock, milliseconds since 1970, for boxes without one.
         time_ms: u64,
     }
-    /// Credentials.
+    /// Credentials, or from the broker a challenge.
     Auth<'a>: Auth {
-        /// Method: 0 is none.
+        /// One of [`super::auth_method`].
         method: u8,
         /// Bytes of the method.
         data: &'a [u8],
@@ -442,7 +442,8 @@ pub const ENCODING_LZ4: u8 = 1;
 /// One extension behind a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension<'a> {
-    /// Which, such as [`super::EXTENSION_ENCODINGS`]. A tag appears at most once in a head.
+    /// Which: behind hello [`super::EXTENSION_AUTH_METHODS`], behind hello and welcome [`super::EXTENSION_ENCODINGS`]. A tag
+    /// appears at most once in a head.
     pub tag: u32,
     /// Its bytes.
     pub value: &'a [u8],

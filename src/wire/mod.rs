@@ -1,5 +1,6 @@
 //! Bytes to frames and back: the frame of `proto/frame.md`; total, allocation-free and `no_std`.
 
+mod auth;
 mod codec;
 mod crc;
 mod error;
@@ -7,6 +8,10 @@ mod head;
 mod header;
 mod payload;
 
+pub use auth::{
+    AUTH_CONTEXT, AUTH_DATA_BYTES_MAX, AUTH_METHODS_MAX, EXTENSION_AUTH_METHODS, NONCE_BYTES, PUBLIC_KEY_BYTES,
+    REAUTH_CONTEXT, SIGNATURE_BYTES, SignedNonce, auth_method, parse_key, parse_password, write_password,
+};
 #[cfg(feature = "daemon")]
 pub use codec::append;
 pub use codec::{Decoded, Frame, decode, encode, encode_extended, encode_into, frame_len, seal};

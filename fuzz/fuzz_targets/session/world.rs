@@ -257,6 +257,11 @@ impl World {
                     }
                 }
                 Effect::Wake { conn } => self.transmit(conn),
+                Effect::Authenticate { conn, .. } => {
+                    // None are configured; were some, they would be refused.
+                    let denied = tidegate::session::Denied { reason: "fuzz", detail: String::new() };
+                    self.broker.handle(self.now, Event::Authenticated { conn, outcome: Err(denied) });
+                }
                 Effect::Reserve { .. } => {}
                 Effect::Stopped => self.stopped = true,
             }
@@ -414,7 +419,7 @@ impl World {
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
         self.clients[at] = Some((conn, Client::new()));
-        self.event(Event::Opened { conn, peer: Peer::Unix { uid: 0, pid: 0, admin } });
+        self.event(Event::Opened { conn, peer: Peer::Unix { uid: 0, pid: 0, admin }, nonce: [7; 32] });
     }
 
     fn say_hello(&mut self, at: usize) {

@@ -6,6 +6,7 @@ mod consuming;
 mod crash;
 mod limits;
 mod live;
+mod login;
 mod publishing;
 mod review;
 mod signatures;

@@ -4,6 +4,7 @@
 use crate::broker::{Broker, Effect, Event, Peer, Transmit};
 use crate::config::{QueueSettings, Settings};
 use crate::model::{Channel, ConnId, MessageId, Mono, Now, Position, Record, Volume, Wall};
+use crate::session::{Attempt, NONCE_BYTES, Principal};
 use crate::store::{Batch, MemoryStore, Op, Reader, Store, StoreError, Table, perform, schema};
 use crate::wire::{
     self, Ack, Batch as BatchHead, Code, Consume, Contract, Credit, Decoded, DeliverItems, ENCODING_LZ4,
@@ -11,6 +12,16 @@ use crate::wire::{
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+/// What a client says first.
+pub(super) const HELLO: Hello<'_> = Hello {
+    version_min: 1,
+    version_max: 1,
+    client: "test",
+    heartbeat_ms: 3_600_000,
+    frame_bytes_max: 1 << 16,
+    message_bytes_max: 1 << 20,
+};
 
 pub(super) struct World {
     pub(super) broker: Broker,
@@ -27,6 +38,8 @@ pub(super) struct World {
     /// The power went in the middle of a commit: nothing happens any more.
     pub(super) dead: bool,
     pub(super) reserve: Vec<bool>,
+    /// Credentials that wait for an answer of the test.
+    pub(super) asked: VecDeque<(ConnId, Attempt)>,
 }
 
 #[derive(Default)]
@@ -75,6 +88,7 @@ impl World {
 
     /// A broker that starts on a store as it is.
     pub(super) fn on(settings: Settings, disk: Box<dyn Store>) -> Self {
+        let settings = behind_a_door(settings);
         let now = Now { mono: Mono(1_000_000), wall: Wall(1_700_000_000_000) };
         let broker = Broker::new(now, Arc::new(settings), &*disk.reader(), 7).expect("the store loads");
         let mut world = Self {
@@ -90,6 +104,7 @@ impl World {
             stopped: false,
             dead: false,
             reserve: Vec::new(),
+            asked: VecDeque::new(),
         };
         world.settle();
         world
@@ -103,6 +118,7 @@ impl World {
 
     /// As [`World::restart`], with other settings.
     pub(super) fn restart_with(&mut self, settings: Settings) {
+        let settings = behind_a_door(settings);
         self.clients.clear();
         self.held.clear();
         self.hold_commits = false;
@@ -113,6 +129,7 @@ impl World {
     }
 
     pub(super) fn reload(&mut self, settings: Settings) {
+        let settings = behind_a_door(settings);
         self.broker.handle(self.now, Event::Reload { settings: Arc::new(settings) });
         self.settle();
     }
@@ -169,6 +186,7 @@ impl World {
                     self.broker.handle(self.now, Event::Read { token, result });
                 }
                 Effect::Wake { conn } => self.transmit(conn),
+                Effect::Authenticate { conn, attempt } => self.asked.push_back((conn, attempt)),
                 Effect::Reserve { present } => self.reserve.push(present),
                 Effect::Stopped => self.stopped = true,
             }
@@ -213,11 +231,15 @@ impl World {
 
     /// A connection that has not said hello.
     pub(super) fn connect_raw(&mut self, admin: bool) -> ConnId {
+        self.connect_from(Peer::Unix { uid: 0, pid: 0, admin })
+    }
+
+    /// A connection of this peer that has not said hello. Its challenge is its number, over and over.
+    pub(super) fn connect_from(&mut self, peer: Peer) -> ConnId {
         self.next += 1;
         let conn = ConnId(self.next);
         self.clients.insert(conn, Client { reads: true, ..Client::default() });
-        let peer = Peer::Unix { uid: 0, pid: 0, admin };
-        self.event(Event::Opened { conn, peer });
+        self.event(Event::Opened { conn, peer, nonce: [self.next as u8; NONCE_BYTES] });
         conn
     }
 
@@ -227,15 +249,7 @@ impl World {
 
     pub(super) fn connect_as(&mut self, admin: bool, message_bytes_max: u32) -> ConnId {
         let conn = self.connect_raw(admin);
-        let hello = Hello {
-            version_min: 1,
-            version_max: 1,
-            client: "test",
-            heartbeat_ms: 3_600_000,
-            frame_bytes_max: 1 << 16,
-            message_bytes_max,
-        };
-        self.send(conn, 0, &hello, &[]);
+        self.send(conn, 0, &Hello { message_bytes_max, ..HELLO }, &[]);
         assert_eq!(self.expect(conn).kind, FrameType::Welcome);
         conn
     }
@@ -277,17 +291,12 @@ impl World {
 
     fn greet(&mut self, tenant: &str) -> ConnId {
         let conn = self.connect_raw(false);
-        let c = self.broker.conns.get_mut(&conn).expect("connected");
-        c.session.principal.tenant = tenant.into();
-        let hello = Hello {
-            version_min: 1,
-            version_max: 1,
-            client: "test",
-            heartbeat_ms: 3_600_000,
-            frame_bytes_max: 1 << 16,
-            message_bytes_max: 1 << 20,
-        };
-        self.send(conn, 0, &hello, &[]);
+        self.send(conn, 0, &HELLO, &[]);
+        if let Some((conn, _)) = self.asked.pop_front() {
+            let roles = vec!["open".into()];
+            let principal = Principal { name: "somebody".into(), tenant: tenant.into(), roles, ..Principal::default() };
+            self.event(Event::Authenticated { conn, outcome: Ok(principal) });
+        }
         conn
     }
 
@@ -338,6 +347,13 @@ impl World {
         client.sequence += 1;
         out.truncate(n);
         out
+    }
+
+    /// The number of this client's next frame, which the caller encodes.
+    pub(super) fn skip_sequence(&mut self, conn: ConnId) -> u32 {
+        let client = self.clients.get_mut(&conn).expect("connected");
+        client.sequence += 1;
+        client.sequence - 1
     }
 
     pub(super) fn send<'a, H: Head<'a>>(&mut self, conn: ConnId, stream: u32, head: &H, payload: &[u8]) {
@@ -527,6 +543,14 @@ impl Seen {
         assert_eq!(self.kind, H::KIND, "{self:?}");
         postcard::take_from_bytes::<H>(&self.head).expect("a well-formed head").0
     }
+}
+
+/// Where there are tenants somebody says who is of which.
+fn behind_a_door(mut settings: Settings) -> Settings {
+    if !settings.tenants.is_empty() {
+        settings.auth.identities.get_or_insert_with(|| "identities".into());
+    }
+    settings
 }
 
 pub(super) fn record(channel: &str, text: &str, change: impl FnOnce(&mut Record<'_>)) -> Vec<u8> {

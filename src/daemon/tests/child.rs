@@ -22,7 +22,12 @@ fn daemon_of_its_own() {
     if let Some(files) = std::env::var(FILES).ok().and_then(|files| files.parse().ok()) {
         setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum: Some(files) }).expect("lowered");
     }
-    let options = Options { settings: testing::settings(Path::new(&folder)), reload: None, signals: true };
+    let options = Options {
+        settings: testing::settings(Path::new(&folder)),
+        reload: None,
+        signals: true,
+        identities: super::super::identities(),
+    };
     let ledger = Arc::<Ledger>::default();
     let kept = Arc::clone(&ledger);
     serve_with(
