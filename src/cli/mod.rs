@@ -23,7 +23,6 @@ mod status;
 mod store;
 mod sub;
 mod tls;
-mod tls_options;
 mod token;
 mod units;
 
