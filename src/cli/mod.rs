@@ -1,11 +1,13 @@
 //! The command line: one file a command; arguments in, an exit code out.
 
+mod acl;
 mod bench;
 mod check_config;
 mod connect;
 mod consume;
 mod exit;
 mod generate;
+mod login_options;
 mod messages;
 mod output;
 mod publish;
@@ -53,6 +55,8 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
     #[command(flatten)]
+    login: login_options::LoginOptions,
+    #[command(flatten)]
     tls: tls_options::TlsOptions,
 }
 
@@ -75,6 +79,9 @@ enum Command {
     Queue(queue::Queue),
     /// Show how the broker is
     Status(status::StatusArgs),
+    /// Say who may do what by the roles of a configuration
+    #[command(subcommand)]
+    Acl(acl::Acl),
     /// Check a configuration file
     CheckConfig(check_config::CheckConfig),
     /// Check or compact the store of a stopped broker
@@ -120,6 +127,7 @@ impl Command {
             Self::Reply(command) => command.run(global),
             Self::Queue(command) => command.run(global),
             Self::Status(command) => command.run(global),
+            Self::Acl(command) => command.run(global),
             Self::CheckConfig(command) => command.run(global),
             Self::Store(command) => command.run(global),
             Self::Smoke(command) => command.run(global),
