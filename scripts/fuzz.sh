@@ -35,6 +35,10 @@ seed_corpus() {
     case $1 in
         frame) cp proto/golden/*.bin "$corpus/" ;;
         journal) find proto -path '*journal*' -type f -name '*.bin' -exec cp {} "$corpus/" \; ;;
+        auth)
+            # Two zero bytes choose the file of identities among the kinds of input; their count is at the end.
+            printf '\0\0\0\0uid 1000 name=a tenant=acme roles=open expires=2027-01-01\n' >"$corpus/identities"
+            ;;
         config)
             # Four zero bytes choose the plain text among the kinds of input.
             { printf '\0\0\0\0' && cat src/config/example.yaml; } >"$corpus/example"

@@ -401,3 +401,46 @@ fn bench_measures_with_small_inputs() {
     // Fifty at 500 a second begin over 98 ms at the least.
     assert!(report["elapsed_s"].as_f64().is_some_and(|s| s > 0.097), "{report}");
 }
+
+#[test]
+fn certificates_are_made_explained_and_revoked() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_tidegate")).current_dir(dir.path()).args(arguments).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, said, _) = run(&["tls", "init", "--name", "broker.example", "--client", "bob"]);
+    assert_eq!(code, 0);
+    assert!(said.contains("certificates: [") && said.contains("--url tls://broker.example:8434 --ca"), "{said}");
+    for key in ["ca.key", "server.key", "bob.key"] {
+        let mode = std::fs::metadata(dir.path().join("tls").join(key)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{key}");
+    }
+    let before = std::fs::read(dir.path().join("tls/bob.pem")).unwrap();
+    let (code, _, said) = run(&["tls", "init", "--client", "bob"]);
+    assert!(code == 1 && said.contains("--force"), "{code} {said}");
+    assert_eq!(std::fs::read(dir.path().join("tls/bob.pem")).unwrap(), before);
+    assert_eq!(run(&["tls", "init", "--client", "bob", "--force"]).0, 0);
+    assert_ne!(std::fs::read(dir.path().join("tls/bob.pem")).unwrap(), before);
+    assert_eq!(run(&["tls", "init", "--client", "../bob"]).0, 2);
+
+    let (code, said, _) = run(&["tls", "show", "tls/server.pem", "--fits", "tls/server.key"]);
+    assert_eq!(code, 0, "{said}");
+    for words in ["localhost", "days left", "ECDSA", "fingerprint", "the key fits"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let (code, said, _) = run(&["tls", "show", "tls/server.pem", "--fits", "tls/bob.key"]);
+    assert!(code == 1 && said.contains("NOT fit"), "{said}");
+    assert!(run(&["tls", "show", "tls/ca.pem"]).1.contains("authority: "));
+    assert!(run(&["tls", "show", "tls/bob.key"]).1.contains("private key: ECDSA"));
+
+    let serial = run(&["tls", "show", "tls/bob.pem", "--json"]).1;
+    let serial: serde_json::Value = serde_json::from_str(&serial).unwrap();
+    assert_eq!(run(&["tls", "revoke", "tls/bob.pem"]).0, 0);
+    assert_eq!(run(&["tls", "revoke", "tls/bob.pem"]).0, 0, "twice is once");
+    let list: serde_json::Value = serde_json::from_str(&run(&["tls", "show", "tls/crl.pem", "--json"]).1).unwrap();
+    assert_eq!(list["serials"], serde_json::json!([serial["serial"]]));
+}

@@ -13,17 +13,17 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tidegate::auth::Secret;
-use tidegate::auth::keys::PrivateKey;
 use tidegate::auth::password::{Hashed, SALT_BYTES};
-use tidegate::auth::token::{Algorithm, Grant, SigningKey};
+use tidegate::auth::token::{Algorithm, Grant, SigningKey as TokenKey};
 use tidegate::client::{
-    Address, Client, ClientError, Credentials, Id, Message, Options, Response, SecretSource, SubscribeOptions,
+    Address, Client, ClientError, Credentials, Message, Options, Response, SecretSource, SubscribeOptions,
 };
 use tidegate::config::{IssuerSettings, RoleSettings, Rules, Settings};
 use tidegate::daemon::testing::{self, Running};
+use tidegate::model::Wall;
 use tidegate::model::admin::{STATUS, Status};
-use tidegate::model::{Channel, Wall};
 use tidegate::runtime::clock;
+use tidegate::seal::SigningKey;
 use tidegate::wire::{
     self, Auth, Code, Extended, Extension, FrameType, Hello, Outcome, SignedNonce, auth_method, encode_extended,
 };
@@ -46,8 +46,8 @@ fn write(path: &Path, bytes: &[u8]) {
     std::fs::rename(&new, path).expect("renamed");
 }
 
-fn key(n: u8) -> PrivateKey {
-    PrivateKey::from_seed(Zeroizing::new([n; 32]))
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_seed(&[n; 32])
 }
 
 impl House {
@@ -108,7 +108,7 @@ impl House {
         };
         let random = SystemRandom::new();
         let secret = Secret::new(SECRET.to_vec());
-        let signer = SigningKey::parse(Algorithm::Hs256, &secret, &random).expect("a key");
+        let signer = TokenKey::parse(Algorithm::Hs256, &secret, &random).expect("a key");
         write(&self.path("token"), signer.issue(&grant, &random).expect("a token").as_bytes());
     }
 
@@ -143,15 +143,15 @@ fn bytes(bytes: &[u8]) -> SecretSource {
 }
 
 fn key_of(n: u8) -> Option<Credentials> {
-    Some(Credentials::Key(bytes(key(n).to_pem().expose())))
+    Some(Credentials::Key(bytes(key(n).to_text().as_bytes())))
 }
 
 fn password(user: &str, word: &str) -> Option<Credentials> {
     Some(Credentials::Password { user: user.into(), password: bytes(word.as_bytes()) })
 }
 
-fn message<'a>(channel: &'a str) -> Message<'a> {
-    Message { id: Id::Auto, ..Message::new(Channel::parse(channel).expect("valid"), b"x") }
+fn message(channel: &str) -> Message<'_> {
+    Message::new(channel, b"x").expect("a valid channel")
 }
 
 /// The code a client was refused with.
@@ -216,8 +216,8 @@ fn an_answer_to_another_connections_challenge_is_refused() {
         (raw, nonce)
     };
     let answer = |raw: &mut Raw, nonce: &[u8; 32], again: bool| {
-        let signature = key(1).sign(SignedNonce::new(nonce, again).as_bytes());
-        let data = [&key(1).public().0[..], signature.as_ref()].concat();
+        let signature = key(1).sign_bytes(SignedNonce::new(nonce, again).as_bytes());
+        let data = [&key(1).public().as_bytes()[..], &signature].concat();
         raw.send(0, &Auth { method: auth_method::KEY, data: &data }, &[]);
     };
     let (mut one, first) = challenged();

@@ -42,7 +42,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("runtime", &["model"]),
     ("tls", &["model"]),
     ("websocket", &["model", "wire"]),
-    ("transport", &["model", "session", "config", "runtime", "tls", "websocket"]),
+    ("transport", &["model", "session", "config", "auth", "runtime", "tls", "websocket"]),
     (
         "daemon",
         &[

@@ -3,7 +3,7 @@
 use super::error::{AuthError, setting};
 use super::file;
 use super::identities::{self, Identity, Index, Known, Proof};
-use super::keys::{KEY_BYTES, PublicKey, SIGNATURE_BYTES};
+use super::keys::PublicKey;
 use super::name::{is_name, shown};
 use super::password::{Hashed, PASSWORD_BYTES_MAX};
 use super::secret;
@@ -11,8 +11,8 @@ use super::token::{Issuer, TokenError, Unverified};
 use crate::config::{Problem, Settings, SignatureSettings};
 use crate::model::Wall;
 use crate::model::limits::NAME_BYTES_MAX;
+use crate::seal::{KEY_BYTES, SIGNATURE_BYTES};
 use crate::session::{AUTH_CONTEXT, Attempt, Denied, Method, NONCE_BYTES, Peer, Principal, REAUTH_CONTEXT};
-use ring::signature::{ED25519, UnparsedPublicKey};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -108,14 +108,15 @@ impl Authenticator {
     pub fn signers(&self, rule: &SignatureSettings) -> Result<Vec<PublicKey>, String> {
         let one = |text: &String| {
             if text.starts_with(super::keys::PUBLIC_PREFIX) {
-                return PublicKey::parse(text).map_err(|error| error.0);
+                return PublicKey::parse(text).map_err(|error| error.to_string());
             }
             match self.identities.key_named(&rule.tenant, text).map(|identity| &identity.proof) {
                 Some(Proof::Key(key)) => Ok(*key),
-                _ => Err(format!(
-                    "found `{}`; expected ed25519:BASE64 or the name of a key in auth.identities",
-                    shown(text)
-                )),
+                // A private key in its place is not repeated.
+                _ => {
+                    let found = if text.contains(':') { "something else".into() } else { format!("`{}`", shown(text)) };
+                    Err(format!("found {found}; expected ed25519:BASE64 or the name of a key in auth.identities"))
+                }
             }
         };
         rule.keys.iter().map(one).collect()
@@ -142,7 +143,7 @@ impl Authenticator {
         else {
             return Err(denied("malformed", "a key is shown with 32 bytes of it and 64 of a signature"));
         };
-        let key = PublicKey(key.try_into().map_err(|_| denied("malformed", "a key has 32 bytes"))?);
+        let key = PublicKey::from_bytes(key.try_into().map_err(|_| denied("malformed", "a key has 32 bytes"))?);
         let Some(identity) = self.identities.key(&key) else {
             return Err(denied("unknown-key", format!("nobody has the key {key}")));
         };
@@ -150,7 +151,7 @@ impl Authenticator {
         let mut message = Vec::with_capacity(context.len() + NONCE_BYTES);
         message.extend_from_slice(context);
         message.extend_from_slice(&attempt.nonce);
-        if UnparsedPublicKey::new(&ED25519, &key.0).verify(&message, signature).is_err() {
+        if !key.verifies(&message, signature) {
             let detail =
                 format!("the signature is not of this connection's challenge and the key of `{}`", identity.name);
             return Err(denied("bad-signature", detail));

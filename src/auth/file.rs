@@ -64,16 +64,6 @@ pub(super) fn read(path: &Path, bytes_max: usize) -> Result<Contents, Refused> {
     Ok(Contents { bytes, mode })
 }
 
-/// As [`read`], of what others may not read either.
-///
-/// # Errors
-/// As [`read`], and when others may read it.
-pub(super) fn read_secret(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, Refused> {
-    let contents = read(path, bytes_max)?;
-    check_secret_mode(path, contents.mode)?;
-    Ok(contents.bytes)
-}
-
 /// Whether others may read a file that holds secrets.
 pub(super) fn check_secret_mode(path: &Path, mode: u32) -> Result<(), Refused> {
     if mode & OTHERS == 0 {

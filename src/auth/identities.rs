@@ -263,7 +263,7 @@ pub fn parse_line(line: &str, number: u32) -> Result<Option<Identity>, String> {
     let mut words = line.split_ascii_whitespace().take_while(|word| !word.starts_with('#'));
     let Some(first) = words.next() else { return Ok(None) };
     let kind = Kind::parse(first)
-        .ok_or_else(|| format!("found `{}`; expected key, password, certificate or uid at the start", shown(first)))?;
+        .ok_or_else(|| format!("found {}; expected key, password, certificate or uid at the start", word(first)))?;
     let what = words.next().filter(|word| kind == Kind::Key || !word.contains('='));
     let missing = |expected: &str| format!("found nothing behind `{kind}`; expected {expected}");
     let what = match (kind, what) {
@@ -275,7 +275,9 @@ pub fn parse_line(line: &str, number: u32) -> Result<Option<Identity>, String> {
     };
     let mut name = None;
     let proof = match kind {
-        Kind::Key => Proof::Key(PublicKey::parse(what).map_err(|error| error.0)?),
+        Kind::Key => Proof::Key(PublicKey::parse(what).map_err(|error| {
+            format!("found something else behind `key`: {error}; expected ed25519: and the base64 of a public key")
+        })?),
         Kind::Password => {
             name = Some(checked_name(what)?);
             let hash = words.next().ok_or("found no hash behind the name; expected one of `tidegate passwd`")?;
@@ -313,6 +315,15 @@ pub fn parse_line(line: &str, number: u32) -> Result<Option<Identity>, String> {
     Ok(Some(Identity { line: number, proof, name, tenant, roles, expires: fields.expires }))
 }
 
+/// A word that nobody expected: shown if it is short and plain, since it may be part of a secret.
+fn word(text: &str) -> String {
+    const SHOWN_BYTES_MAX: usize = 16;
+    if text.len() <= SHOWN_BYTES_MAX && text.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return format!("`{text}`");
+    }
+    "something else".into()
+}
+
 fn checked_name(text: &str) -> Result<Box<str>, String> {
     if is_name(text) { Ok(text.into()) } else { Err(format!("found the name `{}`; expected {NAME}", shown(text))) }
 }
@@ -332,7 +343,7 @@ impl Fields {
         let mut fields = Self { name, ..Self::default() };
         for word in words {
             let Some((key, value)) = word.split_once('=') else {
-                return Err(format!("found `{}`; expected name=, tenant=, roles= or expires=", shown(word)));
+                return Err(format!("found {}; expected name=, tenant=, roles= or expires=", self::word(word)));
             };
             let twice = || Err(format!("found {key}= twice; expected it once"));
             match key {

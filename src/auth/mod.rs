@@ -9,6 +9,7 @@
 
 mod authenticator;
 
+pub mod edit;
 mod error;
 mod file;
 pub mod identities;

@@ -59,6 +59,12 @@ impl Secret {
         Self::load_with(source, base, |name| std::env::var_os(name))
     }
 
+    /// The file of a source, to watch it; `None` when it is a variable, or malformed.
+    #[must_use]
+    pub fn file(source: &str, base: &Path) -> Option<PathBuf> {
+        path(source, base, |name| std::env::var_os(name)).ok().flatten()
+    }
+
     /// As [`Self::load`], with an environment of the caller's.
     ///
     /// # Errors

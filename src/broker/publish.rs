@@ -263,7 +263,9 @@ impl Broker {
             .iter()
             .filter(|(q, a)| *a != Admission::DropNewest && self.queues[*q].volume == Volume::Disk)
             .count();
-        let share = sharers > 1 && record.payload.len() > SHARED_BODY_BYTES_MIN && record.delay_ms == 0;
+        // What is put back in front of a shared payload is its length in the fewest bytes, which never end in 0.
+        let shortest = bytes.get(bytes.len() - record.payload.len() - 1).is_some_and(|last| *last != 0);
+        let share = sharers > 1 && record.payload.len() > SHARED_BODY_BYTES_MIN && record.delay_ms == 0 && shortest;
         let body = share.then(|| self.push_body(mount, record.payload, sharers as u32));
         for &(q, admission) in takers {
             if admission == Admission::DropNewest {

@@ -2,6 +2,7 @@
 
 use super::Global;
 use super::connect::{block_on, client, tell_of_breaks};
+use super::end_to_end::{CheckArgs, Checking};
 use super::exit::{CliError, Exit};
 use super::messages::{Form, as_json};
 use super::output;
@@ -27,7 +28,9 @@ Several processes that use the same --as, with the same filters, share the queue
 `sh -c` for each message, the payload on its standard input and TIDEGATE_CHANNEL, TIDEGATE_ID, TIDEGATE_SEQ, \
 TIDEGATE_EPOCH, TIDEGATE_ATTEMPT, TIDEGATE_PRIORITY in its environment, and TIDEGATE_MESSAGE, all of it as JSON, \
 if that is at most 64 KiB; exit code 0 acknowledges, any other tries again later. --out writes each message once \
-while it runs, even if it is delivered again; after a start, those come again that were not yet acknowledged.";
+while it runs, even if it is delivered again; after a start, those come again that were not yet acknowledged. With --verify \
+and --open, messages that are not signed or sealed as demanded become dead letters, are told on standard error, and \
+the command ends with exit code 1.";
 
 /// Longest JSON handed over as TIDEGATE_MESSAGE: Linux starts no program with a variable of 128 KiB.
 const ENVIRONMENT_BYTES_MAX: usize = 64 * 1_024;
@@ -79,11 +82,14 @@ pub(super) struct ConsumeArgs {
     /// Deliver again what was not acknowledged for so long
     #[arg(long, value_name = "DURATION", value_parser = some_ms)]
     ack_timeout: Option<u32>,
+    #[command(flatten)]
+    check: CheckArgs,
 }
 
 impl ConsumeArgs {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let address = global.address()?;
+        let mut checking = self.check.load()?;
         let mut sink = match (&self.exec, &self.out) {
             (Some(command), _) => Sink::Exec(command.clone()),
             (None, Some(path)) => Sink::File(path.clone(), open(path)?, Written::default()),
@@ -108,7 +114,7 @@ impl ConsumeArgs {
             };
             let mut consumer = client.consume(&self.queue, &self.name, options).await?;
             let started = clock::mono();
-            let result = self.take(&client, &mut consumer, &mut sink).await;
+            let result = self.take(&client, &mut consumer, &mut sink, &mut checking).await;
             drop(consumer);
             client.close().await;
             let totals = result?;
@@ -119,11 +125,17 @@ impl ConsumeArgs {
                 let elapsed_ms = clock::mono().ms_since(started).max(1);
                 totals.report(global.json, elapsed_ms)?;
             }
-            Ok(Exit::Ok)
+            checking.end()
         })
     }
 
-    async fn take(&self, client: &Client, consumer: &mut Consumer, sink: &mut Sink) -> Result<Totals, CliError> {
+    async fn take(
+        &self,
+        client: &Client,
+        consumer: &mut Consumer,
+        sink: &mut Sink,
+        checking: &mut Checking,
+    ) -> Result<Totals, CliError> {
         let idle = self.idle.or(self.until_empty.then_some(EMPTY_AFTER));
         let mut totals = Totals::default();
         let mut left = self.count.unwrap_or(u64::MAX);
@@ -146,6 +158,14 @@ impl ConsumeArgs {
                 continue;
             };
             let mut batch = batch?;
+            batch.retain_mut(|delivery| match checking.check(&mut delivery.message) {
+                Ok(()) => true,
+                Err(why) => {
+                    // It will not become better by being delivered again: a dead letter can be looked at.
+                    consumer.nack(delivery, 0, true, &why);
+                    false
+                }
+            });
             batch.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             left -= sink.take(consumer, &batch, &mut totals).await?;
             heard = clock::mono();

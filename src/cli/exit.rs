@@ -99,9 +99,13 @@ impl From<ClientError> for CliError {
             ClientError::Address(_) | ClientError::Channel(_) | ClientError::Filter(_) | ClientError::Record(_) => {
                 Exit::Usage
             }
-            ClientError::Disconnected(_) | ClientError::Link(_) | ClientError::Closed | ClientError::TooLarge(..) => {
-                Exit::Failure
-            }
+            ClientError::Disconnected(_)
+            | ClientError::Link(_)
+            | ClientError::Closed
+            | ClientError::Compression(_)
+            | ClientError::Seal(_)
+            | ClientError::Entropy
+            | ClientError::TooLarge(..) => Exit::Failure,
         };
         let hint = match exit {
             Exit::Login => {

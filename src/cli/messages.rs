@@ -5,6 +5,7 @@ use super::output;
 use crate::client::Incoming;
 use crate::model::admin::Payload;
 use crate::model::{Property, tag};
+use crate::seal::KeyId;
 use serde_json::{Map, Value, json};
 
 /// How messages are printed.
@@ -105,13 +106,33 @@ fn property(property: Property<'_>) -> (String, Value) {
         tag::REPLY_TO => "reply-to",
         tag::ORDERING_KEY => "ordering-key",
         tag::ORIGIN => "origin",
+        tag::SIGNATURE => "signature",
+        tag::SEAL => "seal",
         tag::DEAD_REASON => "dead-reason",
         tag::DEAD_QUEUE => "dead-queue",
+        tag::SIGNER => {
+            let id = property.value.try_into().map(|id| KeyId(id).to_string());
+            return ("signer".into(), json!(id.unwrap_or_default()));
+        }
         tag::HOPS => return ("hops".into(), json!(property.value.first())),
         tag::DEAD_ATTEMPTS => {
-            return ("dead-attempts".into(), json!(postcard::from_bytes::<u32>(property.value).ok()));
+            let attempts = std::str::from_utf8(property.value).ok().and_then(|text| text.parse::<u32>().ok());
+            return ("dead-attempts".into(), json!(attempts));
         }
         other => return (format!("tag-{other}"), text(property.value)),
     };
     (name.into(), text(property.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_are_shown_as_the_broker_and_publishers_write_them() {
+        let shown = |tag, value: &[u8]| property(Property { tag, value });
+        assert_eq!(shown(tag::DEAD_ATTEMPTS, b"12"), ("dead-attempts".into(), json!(12)));
+        assert_eq!(shown(tag::SIGNER, &[0xab; 8]), ("signer".into(), json!("abababababababab")));
+        assert_eq!(shown(tag::USER, b"\x01kv"), ("k".into(), json!("v")));
+    }
 }

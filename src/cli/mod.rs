@@ -5,11 +5,15 @@ mod bench;
 mod check_config;
 mod connect;
 mod consume;
+mod end_to_end;
 mod exit;
 mod generate;
+mod keys;
 mod login_options;
 mod messages;
 mod output;
+mod passwd;
+mod prompt;
 mod publish;
 mod queue;
 mod reply;
@@ -20,7 +24,8 @@ mod spawned;
 mod status;
 mod store;
 mod sub;
-mod tls_options;
+mod tls;
+mod token;
 mod units;
 
 pub use exit::{CliError, Exit};
@@ -57,7 +62,7 @@ struct Global {
     #[command(flatten)]
     login: login_options::LoginOptions,
     #[command(flatten)]
-    tls: tls_options::TlsOptions,
+    tls: tls::TlsOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,8 +87,19 @@ enum Command {
     /// Say who may do what by the roles of a configuration
     #[command(subcommand)]
     Acl(acl::Acl),
+    /// Make and explain certificates
+    #[command(subcommand)]
+    Tls(tls::Tls),
     /// Check a configuration file
     CheckConfig(check_config::CheckConfig),
+    /// Make keys, show them, and let clients in by them
+    #[command(subcommand, after_help = keys::HELP)]
+    Keys(keys::Keys),
+    /// Set or remove somebody's password
+    Passwd(passwd::Passwd),
+    /// Make, inspect and verify tokens (JWT)
+    #[command(subcommand)]
+    Token(token::Token),
     /// Check or compact the store of a stopped broker
     #[command(subcommand)]
     Store(store::Store),
@@ -128,7 +144,11 @@ impl Command {
             Self::Queue(command) => command.run(global),
             Self::Status(command) => command.run(global),
             Self::Acl(command) => command.run(global),
+            Self::Tls(command) => command.run(global),
             Self::CheckConfig(command) => command.run(global),
+            Self::Keys(command) => command.run(global),
+            Self::Passwd(command) => command.run(global),
+            Self::Token(command) => command.run(global),
             Self::Store(command) => command.run(global),
             Self::Smoke(command) => command.run(global),
             Self::Bench(command) => command.run(global),
@@ -172,6 +192,19 @@ mod tests {
             let common = help.find("Options of all commands:").expect("a heading of their own");
             assert!(help.find("--url").is_some_and(|at| at > common), "{name}");
             assert!(help.find("--help").is_some_and(|at| at < common), "{name}: its own options come first");
+        }
+    }
+
+    /// One would hide the other, and reading it fails when their types differ.
+    #[test]
+    fn no_command_has_an_argument_of_a_name_that_all_commands_have() {
+        let whole = definition();
+        let common: Vec<_> = whole.get_arguments().filter(|a| a.is_global_set()).map(|a| a.get_id().clone()).collect();
+        assert!(common.len() > 2, "{common:?}");
+        for leaf in leaves(&whole) {
+            for argument in leaf.get_arguments() {
+                assert!(!common.contains(argument.get_id()), "{}: --{}", leaf.get_name(), argument.get_id());
+            }
         }
     }
 

@@ -40,6 +40,12 @@ pub(super) fn note(message: &str) {
     let _ = writeln!(io::stderr().lock(), "{message}");
 }
 
+/// Asks a person something on standard error; the answer comes on the same line.
+pub(super) fn ask(question: &str) {
+    let mut err = io::stderr().lock();
+    let _ = err.write_all(question.as_bytes()).and_then(|()| err.flush());
+}
+
 /// Rows in columns as wide as they need; the first row is the head. Numbers (all rows but the head) stand right.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -2,6 +2,7 @@
 
 use super::Global;
 use super::connect::{block_on, client, within};
+use super::end_to_end::{MakeArgs, Making};
 use super::exit::{CliError, Exit};
 use super::output;
 use super::units::{duration, duration_ms, show_count, some_ms};
@@ -26,6 +27,7 @@ const HELP: &str = "Examples:
   tidegate pub config/display --retain --file display.json
   tidegate pub log/import --lines --file access.log
   journalctl -f | tidegate pub log/host --lines
+  tidegate pub alarm/fire on --sign ~/.keys/boiler --seal ~/.keys/site
 With --lines the connection is made again when it breaks, and what was not acknowledged is sent again under the \
 same ids; a full queue is waited for. A single message is refused at once unless --timeout gives it time.";
 
@@ -106,6 +108,8 @@ pub(super) struct Pub {
     /// Print nothing on success
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    make: MakeArgs,
 }
 
 fn parse_id(text: &str) -> Result<MessageId, String> {
@@ -122,8 +126,9 @@ impl Pub {
         if self.message.is_none() && self.file.is_none() && !self.lines && std::io::stdin().is_terminal() {
             return Err(CliError::usage("what should be published? Give a MESSAGE, --file FILE or --lines"));
         }
-        // Checked before connecting: a wrong channel is the caller's mistake whether or not the broker is there.
-        self.message(b"")?;
+        // Checked before connecting: a wrong channel or key is the caller's mistake whether or not the broker is there.
+        let making = self.make.load()?;
+        self.message(b"", &making)?;
         let address = global.address()?;
         block_on(async |executor| {
             let mut options = global.options("pub");
@@ -142,14 +147,14 @@ impl Pub {
             let connecting = client(&executor, address, options, Some(Box::new(on_settled)));
             let client = within(self.timeout, "connecting", connecting).await?;
             if self.lines {
-                self.publish_lines(&client, global, &refusals).await
+                self.publish_lines(&client, global, &making, &refusals).await
             } else {
-                self.publish_one(&client, global).await
+                self.publish_one(&client, global, &making).await
             }
         })
     }
 
-    fn message<'a>(&'a self, payload: &'a [u8]) -> Result<Message<'a>, CliError> {
+    fn message<'a>(&'a self, payload: &'a [u8], making: &'a Making) -> Result<Message<'a>, CliError> {
         let mut message = Message::new(&self.channel, payload)?;
         message.id = match self.id {
             Some(id) => Id::Given(id),
@@ -161,6 +166,7 @@ impl Pub {
         message.ttl_ms = self.ttl.unwrap_or(0);
         message.delay_ms = self.delay.unwrap_or(0);
         message.contract = self.contract.into();
+        making.ask(&mut message);
         if std::str::from_utf8(payload).is_ok() && !self.lines {
             message.encoding = Encoding::Text;
         }
@@ -184,7 +190,7 @@ impl Pub {
         }
     }
 
-    async fn publish_one(&self, client: &Client, global: &Global) -> Result<Exit, CliError> {
+    async fn publish_one(&self, client: &Client, global: &Global, making: &Making) -> Result<Exit, CliError> {
         let payload = match self.message.as_deref() {
             Some(text) if text != "-" => text.as_bytes().to_vec(),
             _ => {
@@ -193,7 +199,7 @@ impl Pub {
                 bytes
             }
         };
-        let outcome = client.publish(&self.message(&payload)?).await?;
+        let outcome = client.publish(&self.message(&payload, making)?).await?;
         client.close().await;
         let name = match outcome {
             Outcome::Stored => "stored",
@@ -218,6 +224,7 @@ impl Pub {
         &self,
         client: &Client,
         global: &Global,
+        making: &Making,
         refusals: &Mutex<Refusals>,
     ) -> Result<Exit, CliError> {
         let started = clock::mono();
@@ -226,7 +233,7 @@ impl Pub {
         let mut line = Vec::new();
         let (mut count, mut bytes) = (0u64, 0u64);
         // One message is made and its payload changed: its properties need not be encoded for each line.
-        let template = self.message(b"")?;
+        let template = self.message(b"", making)?;
         loop {
             line.clear();
             let read = input.read_until(b'\n', &mut line).await.map_err(cannot_read)?;

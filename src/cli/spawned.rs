@@ -52,6 +52,8 @@ pub(super) struct Spawned {
     pub(super) unix: Address,
     /// Its TCP address.
     pub(super) tcp: Address,
+    /// Its TLS address, if its configuration has one.
+    pub(super) tls: Option<Address>,
 }
 
 impl Spawned {
@@ -80,11 +82,15 @@ impl Spawned {
             .spawn()
             .map_err(|e| CliError::failure(format!("the broker cannot be started: {e}")))?;
         let nowhere = Address::Unix(data.join("tidegate.sock"));
-        let mut spawned = Self { child, unix: nowhere.clone(), tcp: nowhere };
+        let mut spawned = Self { child, unix: nowhere.clone(), tcp: nowhere, tls: None };
         let started = clock::mono();
         loop {
-            if let Some(tcp) = ready(&data, spawned.pid()) {
-                spawned.tcp = tcp.parse().map_err(|e| CliError::failure(format!("the broker wrote {tcp}: {e}")))?;
+            if let Some(ready) = ready(&data, spawned.pid()) {
+                let address = |scheme: &str| ready[scheme][0].as_str().map(|text| format!("{scheme}://{text}"));
+                let parsed =
+                    |text: String| text.parse().map_err(|e| CliError::failure(format!("the broker wrote {text}: {e}")));
+                spawned.tcp = parsed(address("tcp").unwrap_or_default())?;
+                spawned.tls = address("tls").map(parsed).transpose()?;
                 return Ok(spawned);
             }
             let ended = spawned.child.try_wait().ok().flatten();
@@ -134,10 +140,9 @@ impl Drop for Spawned {
     }
 }
 
-/// The TCP address in the ready file of this process.
-fn ready(data: &Path, pid: u32) -> Option<String> {
+/// The ready file, if it is of this process.
+fn ready(data: &Path, pid: u32) -> Option<serde_json::Value> {
     let text = fs::read_to_string(data.join(READY_FILE)).ok()?;
     let ready: serde_json::Value = serde_json::from_str(&text).ok()?;
-    let ours = ready["pid"].as_u64() == Some(u64::from(pid));
-    ready["tcp"][0].as_str().filter(|_| ours).map(str::to_owned)
+    (ready["pid"].as_u64() == Some(u64::from(pid))).then_some(ready)
 }

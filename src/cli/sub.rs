@@ -2,6 +2,7 @@
 
 use super::Global;
 use super::connect::{block_on, client, tell_of_breaks};
+use super::end_to_end::CheckArgs;
 use super::exit::{CliError, Exit};
 use super::messages::Form;
 use super::output;
@@ -19,8 +20,10 @@ const HELP: &str = "Examples:
   tidegate sub '#' --json | jq .text
   tidegate sub config/# --retained --idle 1s
   tidegate sub site/boiler/temp --last 10
+  tidegate sub 'alarm/#' --verify trusted.keys --open ~/.keys/site
 Text is CHANNEL PAYLOAD; --raw prints payloads only. History (--last, --since) needs a plain channel that a queue \
-with history captures.";
+with history captures. With --verify and --open, messages that are not signed or sealed as demanded are not printed \
+but told on standard error, and the command ends with exit code 1.";
 
 /// Arguments of `sub`.
 #[derive(Debug, clap::Args)]
@@ -47,6 +50,8 @@ pub(super) struct Sub {
     /// Print payloads only
     #[arg(long)]
     raw: bool,
+    #[command(flatten)]
+    check: CheckArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +76,7 @@ impl Sub {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
         let address = global.address()?;
         let form = Form::pick(global.json, self.raw);
+        let mut checking = self.check.load()?;
         block_on(async |executor| {
             let client = client(&executor, address, global.options("sub"), None).await?;
             tell_of_breaks(&executor, &client);
@@ -104,9 +110,11 @@ impl Sub {
                 match all.next().or(quiet).await {
                     None => break,
                     Some(heard) => match heard? {
-                        Heard::Message(message) => {
-                            form.print(&message)?;
-                            left -= 1;
+                        Heard::Message(mut message) => {
+                            if checking.check(&mut message).is_ok() {
+                                form.print(&message)?;
+                                left -= 1;
+                            }
                         }
                         Heard::Dropped(count) if form == Form::Json => output::json(&json!({"dropped": count}))?,
                         Heard::Dropped(count) => {
@@ -123,7 +131,7 @@ impl Sub {
             }
             drop(all);
             client.close().await;
-            Ok(Exit::Ok)
+            checking.end()
         })
     }
 }

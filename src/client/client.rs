@@ -127,7 +127,7 @@ impl Client {
             if let Some(ticket) = self.try_send(message)? {
                 return Ok(ticket);
             }
-            let bytes = record_bytes_max(message);
+            let bytes = message.record_bytes_max();
             self.wait_for(|state| state.pipeline.has_room(bytes).then_some(())).await?;
         }
     }
@@ -155,7 +155,7 @@ impl Client {
     pub async fn publish_nowait(&self, message: &Message<'_>) -> Result<Receipt, ClientError> {
         let slot = Arc::new(Mutex::new(Slot::default()));
         while self.push(message, Some(&slot))?.is_none() {
-            let bytes = record_bytes_max(message);
+            let bytes = message.record_bytes_max();
             self.wait_for(|state| state.pipeline.has_room(bytes).then_some(())).await?;
         }
         Ok(Receipt { slot })
@@ -224,37 +224,49 @@ impl Client {
     }
 
     fn push(&self, message: &Message<'_>, slot: Option<&Arc<Mutex<Slot>>>) -> Result<Option<u64>, ClientError> {
-        let bytes = record_bytes_max(message);
+        let bytes = message.record_bytes_max();
         if message.payload.len() > MESSAGE_BYTES_MAX as usize {
             return Err(ClientError::TooLarge(message.payload.len(), MESSAGE_BYTES_MAX as usize));
         }
         let (unix_ms, now_ms) = (unix_ms(), now_ms());
-        let (ticket, task) = {
-            let mut state = self.shared().lock();
-            if let Some(error) = state.ended() {
-                return Err(error);
-            }
-            if !state.pipeline.has_room(bytes) {
+        let open = |state: &State| match state.ended() {
+            Some(error) => Err(error),
+            None => Ok(state.pipeline.has_room(bytes)),
+        };
+        let mut state = self.shared().lock();
+        if !open(&state)? {
+            return Ok(None);
+        }
+        let id = match message.id {
+            Id::Auto => state.ids.next(unix_ms),
+            Id::None => MessageId::NONE,
+            Id::Given(id) => id,
+        };
+        let ticket = if message.is_plain() {
+            state.pipeline.push(now_ms, message.contract, &message.record(id, unix_ms))
+        } else {
+            let lz4 = state.takes_lz4();
+            // The work is done without the lock; what may have changed meanwhile is looked at again.
+            drop(state);
+            let finished = message.finish(id, unix_ms, lz4)?;
+            state = self.shared().lock();
+            if !open(&state)? {
                 return Ok(None);
             }
-            let id = match message.id {
-                Id::Auto => state.ids.next(unix_ms),
-                Id::None => MessageId::NONE,
-                Id::Given(id) => id,
-            };
-            let ticket = state.pipeline.push(now_ms, message.contract, &message.record(id, unix_ms));
-            if let Some(slot) = slot {
-                state.receipts.push_back((ticket, slot.clone()));
+            if lz4 && !state.takes_lz4() {
+                drop(state);
+                return self.push(message, slot);
             }
-            (ticket, state.take_task())
+            state.pipeline.push(now_ms, message.contract, &finished.record())
         };
+        if let Some(slot) = slot {
+            state.receipts.push_back((ticket, slot.clone()));
+        }
+        let task = state.take_task();
+        drop(state);
         wake(task);
         Ok(Some(ticket))
     }
-}
-
-fn record_bytes_max(message: &Message<'_>) -> usize {
-    message.record(MessageId::NONE, 0).encoded_len_max()
 }
 
 /// The broker's answer to one publish, to be awaited.

@@ -1,7 +1,10 @@
 //! The one place of the client that reads clocks and randomness.
 #![allow(clippy::disallowed_methods, reason = "a program that uses the client has no daemon to tell it the time")]
 
+use super::error::ClientError;
 use crate::model::MessageId;
+use crate::seal::{Algorithm, Sealer, SealingKey};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime};
 
@@ -21,6 +24,16 @@ pub(super) fn unix_ms() -> u64 {
 /// A number from 0 to 1, for jitter.
 pub(super) fn jitter() -> f64 {
     fastrand::f64()
+}
+
+/// What seals payloads with a key, for as long as the program runs: make one of it and share it.
+///
+/// # Errors
+/// [`ClientError::Entropy`].
+pub fn sealer(key: SealingKey, algorithm: Algorithm) -> Result<Sealer, ClientError> {
+    let mut entropy = [0; 16];
+    SystemRandom::new().fill(&mut entropy).map_err(|_| ClientError::Entropy)?;
+    Ok(Sealer::new(key, algorithm, entropy))
 }
 
 /// Makes ULIDs that only grow: within a millisecond, and when the clock steps back, the random part counts up.

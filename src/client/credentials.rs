@@ -1,5 +1,6 @@
 //! What a client shows to be let in. Secrets come from files, which are read again at each attempt, or from the caller.
 
+use crate::seal::{KEY_BYTES, SigningKey};
 use crate::wire::{
     AUTH_DATA_BYTES_MAX, NONCE_BYTES, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SignedNonce, auth_method, write_password,
 };
@@ -47,7 +48,7 @@ pub enum Credentials {
         /// The password.
         password: SecretSource,
     },
-    /// An Ed25519 private key: PEM of PKCS#8, as `tidegate keys new` writes it, or the 32 bytes it is made of.
+    /// An Ed25519 private key: the text that `tidegate keys new` writes, PEM of PKCS#8, or the 32 bytes it is made of.
     Key(SecretSource),
     /// What the transport knows: the client certificate of TLS, or the user of the Unix socket.
     Transport,
@@ -158,25 +159,29 @@ impl Shown {
             }
             auth_method::KEY => {
                 let nonce = nonce.ok_or("the broker asked for a key without a challenge")?;
-                let pair = key(&self.secret)?;
-                let signature = pair.sign(SignedNonce::new(nonce, again).as_bytes());
-                let mut data = Zeroizing::new(Vec::with_capacity(PUBLIC_KEY_BYTES + SIGNATURE_BYTES));
-                data.extend_from_slice(pair.public_key().as_ref());
-                data.extend_from_slice(signature.as_ref());
-                Ok(data)
+                let (public, signature) = sign(&self.secret, SignedNonce::new(nonce, again).as_bytes())?;
+                Ok(Zeroizing::new([&public[..], &signature].concat()))
             }
             _ => Ok(self.secret.clone()),
         }
     }
 }
 
-fn key(secret: &[u8]) -> Result<Ed25519KeyPair, String> {
+/// Signs with a private key in any of its forms; gives its public half, too.
+fn sign(secret: &[u8], message: &[u8]) -> Result<([u8; PUBLIC_KEY_BYTES], [u8; SIGNATURE_BYTES]), String> {
     let wrong = || "it is no Ed25519 private key as `tidegate keys new` makes one".to_owned();
-    if secret.len() == 32 {
-        return Ed25519KeyPair::from_seed_unchecked(secret).map_err(|_| wrong());
+    let ours = match <&[u8; KEY_BYTES]>::try_from(secret) {
+        Ok(seed) => Some(SigningKey::from_seed(seed)),
+        Err(_) => std::str::from_utf8(secret).ok().and_then(|text| SigningKey::parse(text).ok()),
+    };
+    if let Some(key) = ours {
+        return Ok((*key.public().as_bytes(), key.sign_bytes(message)));
     }
     let der = PrivatePkcs8KeyDer::from_pem_slice(secret).map_err(|_| wrong())?;
-    Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).map_err(|_| wrong())
+    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).map_err(|_| wrong())?;
+    let public = pair.public_key().as_ref().try_into().map_err(|_| wrong())?;
+    let signature = pair.sign(message).as_ref().try_into().map_err(|_| wrong())?;
+    Ok((public, signature))
 }
 
 #[cfg(test)]

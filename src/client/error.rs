@@ -3,6 +3,7 @@
 use super::address::AddressError;
 use super::link::LinkError;
 use crate::model::{ChannelError, FilterError, RecordError};
+use crate::seal::{CompressionError, SealError};
 use crate::tls::TlsError;
 use crate::wire::Code;
 use std::fmt;
@@ -34,6 +35,12 @@ pub enum ClientError {
     Filter(FilterError),
     /// The record cannot be written.
     Record(RecordError),
+    /// What came cannot be expanded.
+    Compression(CompressionError),
+    /// The message cannot be sealed or signed.
+    Seal(SealError),
+    /// The system has no random bits.
+    Entropy,
     /// The message is larger than the client's or the broker's bound: bytes, bound.
     TooLarge(usize, usize),
 }
@@ -103,6 +110,9 @@ impl fmt::Display for ClientError {
             Self::Channel(e) => e.fmt(f),
             Self::Filter(e) => e.fmt(f),
             Self::Record(e) => e.fmt(f),
+            Self::Compression(e) => e.fmt(f),
+            Self::Seal(e) => write!(f, "the message cannot be sealed or signed: {e}"),
+            Self::Entropy => f.write_str("the system has no random bits"),
             Self::TooLarge(bytes, max) => write!(f, "the message has {bytes} bytes; at most {max} are taken here"),
         }
     }
@@ -119,4 +129,5 @@ macro_rules! from {
         }
     )*};
 }
-from!(AddressError => Address, LinkError => Link, ChannelError => Channel, FilterError => Filter, RecordError => Record);
+from!(AddressError => Address, LinkError => Link, ChannelError => Channel, FilterError => Filter, RecordError => Record,
+    CompressionError => Compression, SealError => Seal);

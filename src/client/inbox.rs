@@ -51,7 +51,7 @@ impl Delivered {
     }
 
     /// The next item, its tag and the bytes of its record.
-    fn take(&mut self) -> Result<Option<Taken>, ClientError> {
+    fn take(&mut self, bytes_max: usize) -> Result<Option<Taken>, ClientError> {
         if self.left == 0 {
             return if self.bytes.is_empty() { Ok(None) } else { Err(malformed()) };
         }
@@ -61,7 +61,7 @@ impl Delivered {
             session: self.session,
             tag: self.head.first_tag.wrapping_add(u64::from(self.head.count - self.left)),
             record_bytes: item.record.len() as u32,
-            message: Incoming::new(self.head.epoch, &item, &self.bytes)?,
+            message: Incoming::new(self.head.epoch, &item, &self.bytes, bytes_max)?,
         };
         self.bytes.advance(self.bytes.len() - rest);
         self.left -= 1;
@@ -103,10 +103,16 @@ pub(super) struct Inbox {
     entries: VecDeque<Entry>,
     bytes: usize,
     ended: Option<ClientError>,
+    /// Largest message that is taken, compressed or not.
+    message_bytes_max: usize,
     pub(super) waker: Option<Waker>,
 }
 
 impl Inbox {
+    pub(super) fn new(message_bytes_max: u32) -> Self {
+        Self { message_bytes_max: message_bytes_max as usize, ..Self::default() }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -146,7 +152,7 @@ impl Inbox {
             let next = match front {
                 Entry::Items(delivered) => {
                     let before = delivered.len();
-                    let taken = delivered.take();
+                    let taken = delivered.take(self.message_bytes_max);
                     self.bytes -= before - delivered.len();
                     match taken {
                         Ok(Some(taken)) => return Some(Ok(Next::Item(taken))),

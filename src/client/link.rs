@@ -5,8 +5,9 @@
 
 use crate::model::limits::HEADER_BYTES;
 use crate::wire::{
-    Auth, Cancel, Close, Code, Deliver, Done, Dropped, ErrorHead, FLAG_CONT, FLAG_MORE, Frame, FrameType, Goaway,
-    Hello, Pause, Ping, Pong, PublishAck, PublishNack, Request, Response, VERSION, Welcome, WireError, encode, seal,
+    Auth, Cancel, Close, Code, Deliver, Done, Dropped, ENCODING_LZ4, EXTENSION_ENCODINGS, ErrorHead, FLAG_CONT,
+    FLAG_MORE, Frame, FrameType, Goaway, Hello, Pause, Ping, Pong, PublishAck, PublishNack, Request, Response, VERSION,
+    Welcome, WireError, encode, seal,
 };
 use core::fmt;
 
@@ -34,6 +35,8 @@ pub struct Terms {
     pub window_bytes: u32,
     /// The broker's clock at the welcome, milliseconds since 1970.
     pub time_ms: u64,
+    /// Whether the broker takes payloads that are compressed with LZ4.
+    pub lz4: bool,
 }
 
 /// What a frame from the broker means. Borrows from the frame's bytes.
@@ -357,11 +360,12 @@ impl Link {
         let payload = frame.payload;
         Ok(match kind {
             FrameType::Welcome => {
-                let welcome: Welcome<'a> = frame.head()?;
+                let (welcome, extensions) = frame.head_with_extensions::<Welcome<'a>>()?;
                 if welcome.version != VERSION {
                     return Err(LinkError::Version(welcome.version));
                 }
-                self.open(&welcome);
+                let encodings = extensions.get(EXTENSION_ENCODINGS).unwrap_or_default();
+                self.open(&welcome, encodings.contains(&ENCODING_LZ4));
                 Event::Welcome(welcome)
             }
             FrameType::Auth => {
@@ -403,7 +407,7 @@ impl Link {
         })
     }
 
-    fn open(&mut self, welcome: &Welcome<'_>) {
+    fn open(&mut self, welcome: &Welcome<'_>, lz4: bool) {
         if welcome.heartbeat_ms > 0 {
             self.heartbeat_ms = u64::from(welcome.heartbeat_ms);
         }
@@ -415,6 +419,7 @@ impl Link {
             window_messages: welcome.window_messages,
             window_bytes: welcome.window_bytes,
             time_ms: welcome.time_ms,
+            lz4,
         });
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(feature = "daemon")]
 mod address;
 #[cfg(feature = "daemon")]
+mod checks;
+#[cfg(feature = "daemon")]
 #[allow(clippy::module_inception, reason = "the public type of the room has a file of its own")]
 mod client;
 #[cfg(feature = "daemon")]
@@ -42,7 +44,11 @@ pub use self::core::{Core, CoreError, PUBLISH_STREAM};
 #[cfg(feature = "daemon")]
 pub use address::{Address, AddressError, PORT_DEFAULT, PORT_TLS_DEFAULT};
 #[cfg(feature = "daemon")]
+pub use checks::Checks;
+#[cfg(feature = "daemon")]
 pub use client::{Client, OnSettled, Receipt};
+#[cfg(feature = "daemon")]
+pub use clock::sealer;
 #[cfg(feature = "daemon")]
 pub use credentials::{Credentials, SecretSource};
 #[cfg(feature = "daemon")]

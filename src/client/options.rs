@@ -157,4 +157,5 @@ pub(super) const NO_TERMS: Terms = Terms {
     window_messages: 0,
     window_bytes: 0,
     time_ms: 0,
+    lz4: false,
 };

@@ -12,11 +12,12 @@
 use super::error::{ClientError, Refusal};
 use super::link::{Link, Terms};
 use super::options::{NO_TERMS, Options, Retry};
-use crate::model::Record;
-use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
+use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX, MESSAGE_BYTES_MAX};
+use crate::model::{Record, is_compressed};
 use crate::schedule::backoff_ms;
+use crate::seal::expand_record;
 use crate::wire::{
-    Batch, Contract, FLAG_CONT, FLAG_MORE, FrameType, Outcome, Publish, PublishAck, PublishNack, append,
+    Batch, Contract, FLAG_CONT, FLAG_MORE, FrameType, Outcome, Publish, PublishAck, PublishNack, append, append_record,
 };
 use std::collections::VecDeque;
 
@@ -172,7 +173,35 @@ impl Pipeline {
         self.paused = false;
         self.fence = None;
         self.next_number = 1;
+        if !terms.lz4 {
+            self.expand();
+        }
         self.rewind(0, NO_NUMBER);
+    }
+
+    /// This broker takes no compressed payloads, though the one before did: what is queued is written anew.
+    fn expand(&mut self) {
+        let mut at = self.head;
+        let record = |entry: &Entry, at: &mut usize| {
+            let from = *at + usize::from(entry.prefix);
+            *at += entry.len as usize;
+            from..*at
+        };
+        if !self.entries.iter().any(|entry| is_compressed(&self.arena[record(entry, &mut at)])) {
+            return;
+        }
+        at = self.head;
+        let arena = std::mem::take(&mut self.arena);
+        for entry in &mut self.entries {
+            let bytes = &arena[record(entry, &mut at)];
+            let expanded = expand_record(bytes, MESSAGE_BYTES_MAX as usize).ok().flatten();
+            let bytes = expanded.as_deref().unwrap_or(bytes);
+            let start = self.arena.len();
+            append_record(&mut self.arena, bytes);
+            entry.len = (self.arena.len() - start) as u32;
+            entry.prefix = (entry.len as usize - bytes.len()) as u8;
+        }
+        self.head = 0;
     }
 
     /// The session ended.

@@ -334,6 +334,11 @@ impl State {
             || (!self.closing && self.pipeline.wants_write(now_ms))
     }
 
+    /// Whether the broker, as far as it was heard, takes compressed payloads.
+    pub(super) fn takes_lz4(&self) -> bool {
+        self.terms.is_some_and(|terms| terms.lz4)
+    }
+
     /// A welcome came: everything is opened and published again.
     fn opened(&mut self, terms: &Terms, effects: &mut Effects) {
         self.session += 1;

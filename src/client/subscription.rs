@@ -15,6 +15,8 @@ use std::task::{Context, Poll};
 
 /// Deliveries [`Consumer::next_batch`] gives at once.
 const BATCH_MAX: usize = 1_024;
+/// Bytes of records, expanded where they came compressed, after which no more are given at once.
+const BATCH_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 
 /// What a subscription hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +67,7 @@ impl Client {
             filter: filter.into(),
             options,
             opening: Opening::default(),
-            inbox: Inbox::default(),
+            inbox: Inbox::new(self.shared().lock().options.message_bytes_max),
             last: None,
         };
         let stream = self.open(Stream::Subscription(state)).await?;
@@ -87,7 +89,7 @@ impl Client {
             name: name.into(),
             options,
             opening: Opening::default(),
-            inbox: Inbox::default(),
+            inbox: Inbox::new(self.shared().lock().options.message_bytes_max),
             acks: Vec::new(),
             taken_messages: 0,
             taken_bytes: 0,
@@ -298,11 +300,13 @@ fn take_deliveries(
     let Some(Stream::Consumer(c)) = state.streams.get_mut(&stream) else {
         return (Poll::Ready(Err(ClientError::Closed)), false);
     };
-    while into.len() < max {
+    let mut bytes = 0;
+    while into.len() < max && bytes < BATCH_BYTES_MAX {
         match c.inbox.take() {
             Some(Ok(Next::Item(Taken { session, tag, record_bytes, message }))) => {
                 c.taken_messages += 1;
                 c.taken_bytes = c.taken_bytes.saturating_add(record_bytes);
+                bytes += message.record_bytes();
                 into.push(Delivery { message, tag, session });
             }
             // A consumer is told by redelivery, not by events.

@@ -13,7 +13,10 @@ use super::state::{Effects, Phase, Shared};
 use super::transport::{Transport, Transports};
 use crate::model::limits::{HEAD_BYTES_MAX, HEADER_BYTES};
 use crate::schedule::backoff_ms;
-use crate::wire::{Close, Code, Decoded, EXTENSION_AUTH_METHODS, Extended, Extension, FrameType, append, decode};
+use crate::wire::{
+    Close, Code, Decoded, ENCODING_LZ4, EXTENSION_AUTH_METHODS, EXTENSION_ENCODINGS, Extended, Extension, FrameType,
+    append, decode,
+};
 use smol::Timer;
 use smol::future::FutureExt as _;
 use std::future::{Future as _, poll_fn};
@@ -189,14 +192,13 @@ impl<'s> Session<'s> {
         let frame_bytes_max = options.frame_bytes_max.max(crate::model::limits::FRAME_PAYLOAD_BYTES_FLOOR);
         let hello = Link::hello(&options.name, options.heartbeat_ms, frame_bytes_max, options.message_bytes_max);
         let login = Login::new(options.credentials.as_ref(), shown);
-        match login.method() {
-            Some(method) => {
-                let extensions = [Extension { tag: EXTENSION_AUTH_METHODS, value: &[method] }];
-                let head = Extended { head: hello, extensions: &extensions };
-                append(&mut tx, FrameType::Hello, 0, 0, Some(&head), &[]);
-            }
-            None => append(&mut tx, FrameType::Hello, 0, 0, Some(&hello), &[]),
-        }
+        let method = login.method().map(|method| [method]);
+        let encodings = Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] };
+        let extensions = match &method {
+            Some(method) => &[Extension { tag: EXTENSION_AUTH_METHODS, value: method }, encodings][..],
+            None => &[encodings],
+        };
+        append(&mut tx, FrameType::Hello, 0, 0, Some(&Extended { head: hello, extensions }), &[]);
         link.seal(&mut tx);
         Self {
             shared,

@@ -562,3 +562,39 @@ fn a_message_may_ask_for_a_contract_and_for_no_id() {
     });
     broker.join().expect("broker");
 }
+
+fn compressed(payload: &[u8]) -> Vec<u8> {
+    let payload = crate::seal::compress(payload).expect("it repeats");
+    let channel = crate::model::Channel::parse("a").expect("valid");
+    let mut bytes = Vec::new();
+    Record { compressed: true, ..Record::new(channel, &payload) }.encode_to(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_bomb_of_a_malicious_broker_is_an_error_and_what_follows_is_heard() {
+    let (address, broker) = fake(|fake| {
+        let mut conn = fake.accept();
+        let stream = conn.take(|frame| frame.header.stream);
+        conn.done(stream, true);
+        let bomb = compressed(&vec![0; 4 << 20]);
+        assert!(bomb.len() < 20_000);
+        for record in [bomb, compressed(&[7; 5_000])] {
+            let item = DeliverItem { flags: 0, lane: 0, seq: 0, offset: 0, attempt: 1, stored_ms: 1, record: &record };
+            conn.deliver(stream, 0, &[item]);
+        }
+        conn.drain();
+    });
+    block_on(async {
+        let options = Options { message_bytes_max: 1 << 20, reconnect: false, ..Options::default() };
+        let client = Client::connect(address, options).await.expect("connected");
+        let mut heard = client.subscribe("#", SubscribeOptions::default()).await.expect("subscribed");
+        let refused = heard.next().await.expect_err("a bomb");
+        assert!(matches!(refused, ClientError::Compression(_)), "{refused}");
+        let Ok(Heard::Message(message)) = heard.next().await else { panic!("the next one") };
+        assert_eq!((message.payload(), message.record().compressed), (&[7; 5_000][..], false));
+        drop(heard);
+        client.close().await;
+    });
+    broker.join().expect("the broker is done");
+}

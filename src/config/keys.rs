@@ -346,6 +346,9 @@ pub(super) fn check_name(text: &str) -> Result<(), String> {
 /// What a secret source looks like.
 pub(super) const SECRETS: &str = "file:PATH, credential:NAME (of systemd) or env:NAME";
 
+/// What each kind of source begins with.
+pub(super) const SOURCES: [&str; 3] = ["file:", "credential:", "env:"];
+
 pub(super) fn check_secret(text: &str) -> Result<(), String> {
     match text.split_once(':') {
         Some(("file", path)) => check_path(path).map(|_| ()),

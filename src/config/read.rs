@@ -2,7 +2,7 @@
 
 use super::error::{Place, Problem};
 use super::items::{Item, LISTS};
-use super::keys::{Key, Kind, LATER, SETTINGS};
+use super::keys::{Key, Kind, LATER, SECRETS, SETTINGS, SOURCES};
 use super::settings::{IssuerSettings, QueueSettings, RoleSettings, Settings, SignatureSettings, TenantSettings};
 use super::yaml::{self, Node, Pos, Value};
 use std::collections::{HashMap, HashSet};
@@ -180,11 +180,14 @@ impl Reading {
     fn take<T>(&mut self, found: &Key<T>, target: &mut T, key: &str, texts: &[(&str, Place)]) {
         let mut wrong: Vec<(Place, String)> = Vec::new();
         match (&found.kind, texts) {
-            (Kind::List { check, set, .. }, texts) => {
+            (Kind::List { check, set, expected, .. }, texts) => {
                 let texts = if let [("none", _)] = texts { &[] } else { texts };
                 for (text, place) in texts {
                     if let Err(why) = check(text) {
-                        wrong.push((place.clone(), format!("found `{text}`{why}")));
+                        // Somebody may have written the secret where its source belongs.
+                        let source = *expected != SECRETS || SOURCES.iter().any(|kind| text.starts_with(kind));
+                        let shown = if source { format!("`{text}`") } else { "a text".into() };
+                        wrong.push((place.clone(), format!("found {shown}{why}")));
                     }
                 }
                 if wrong.is_empty() {

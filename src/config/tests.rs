@@ -99,7 +99,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "tls: {certificates: [a.pem], keys: [a.key]}\n",
-        "t.yaml:1:37: tls.keys: found `a.key`, which does not say where the secret is; expected file:PATH, \
+        "t.yaml:1:37: tls.keys: found a text, which does not say where the secret is; expected file:PATH, \
          credential:NAME (of systemd) or env:NAME",
     ),
     (

@@ -8,13 +8,15 @@ use super::web::Pages;
 use crate::broker::{Event, Peer};
 use crate::model::Mono;
 use crate::runtime::{clock, entropy};
+use crate::schedule::{Gate, Rate};
 use crate::session::{NONCE_BYTES, Via};
 use crate::transport::{BoxStream, Http, Inside, Upgraded};
 use crate::websocket::Frames;
 use crate::wire::{self, Code, ErrorHead, FrameType};
 use smol::LocalExecutor;
 use smol::io::AsyncWrite;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -23,6 +25,10 @@ use std::task::{Context, Poll, Waker};
 pub(super) const REFUSALS_MAX: usize = 64;
 /// What those are told to wait, in milliseconds.
 const RETRY_CONNECT_MS: u32 = 5_000;
+/// Seconds of connects an address may make at once.
+const CONNECTS_BURST: u64 = 10;
+/// Addresses whose connects are remembered.
+const ADDRESSES_MAX: usize = 4_096;
 /// A refusal for want of room is said this often, in milliseconds.
 const SAY_EVERY_MS: u64 = 60_000;
 
@@ -46,6 +52,8 @@ pub(super) struct Admission<M: Machine> {
     executor: Weak<LocalExecutor<'static>>,
     /// Where there is TLS.
     handshakes: Option<Rc<Handshakes>>,
+    /// Handshakes and requests of each address.
+    gate: RefCell<Gate>,
     http: Rc<Http>,
     said: Cell<Option<Mono>>,
 }
@@ -58,11 +66,24 @@ impl<M: Machine + 'static> Admission<M> {
     ) -> Rc<Self> {
         let http = Rc::new(Http::new(Rc::new(Pages::new(shared))));
         let (shared, executor) = (Rc::clone(shared), Rc::downgrade(executor));
-        Rc::new(Self { shared, executor, handshakes, http, said: Cell::new(None) })
+        Rc::new(Self {
+            shared,
+            executor,
+            handshakes,
+            gate: RefCell::new(Gate::new(ADDRESSES_MAX)),
+            http,
+            said: Cell::new(None),
+        })
     }
 
     /// Somebody connected. Whatever costs little is looked at before whatever costs much.
     pub(super) fn arrived(self: &Rc<Self>, door: Door, stream: BoxStream, peer: Peer) {
+        if let Peer::Ip { address, .. } = &peer
+            && let Err(wait_ms) = self.may_come_in(door, address.ip())
+        {
+            log::debug!("no handshake with {address}, which connects too often: it may in {wait_ms} ms");
+            return;
+        }
         match (door, peer) {
             (Door::Tls | Door::Https, Peer::Ip { address, .. }) => {
                 let Some(handshakes) = &self.handshakes else { return };
@@ -123,6 +144,22 @@ impl<M: Machine + 'static> Admission<M> {
         log::debug!("connection {} from {peer:?}", conn.0);
         self.shared.handle(Event::Opened { conn, peer, nonce });
         executor.spawn(Connection::new(Rc::clone(&self.shared), conn, stream)).detach();
+    }
+
+    /// Asks the gate, where `limits.rates.connects` is set. The machine asks one of its own about every session, and can say
+    /// why; here it is about what costs more than a connection: a handshake, a request. Whom a proxy brings is known later.
+    fn may_come_in(&self, door: Door, address: IpAddr) -> Result<(), u32> {
+        let machine = self.shared.machine.borrow();
+        let settings = machine.settings();
+        let behind_proxies = !settings.http.trusted_proxies.is_empty();
+        if door == Door::Frames || (door != Door::Tls && behind_proxies) {
+            return Ok(());
+        }
+        let per_second = u64::from(settings.limits.rates.connects_per_second);
+        match Rate::new(per_second, per_second.saturating_mul(CONNECTS_BURST)) {
+            Some(rate) => self.gate.borrow_mut().connect(address, rate, clock::mono()),
+            None => Ok(()),
+        }
     }
 
     fn connections_max(&self) -> usize {

@@ -1,5 +1,6 @@
 //! The files behind TLS: read at start, again on SIGHUP and when they change; a bad new set leaves the old in force.
 
+use crate::auth::Secret;
 use crate::config::TlsSettings;
 use crate::model::{Mono, Wall};
 use crate::runtime::clock;
@@ -9,7 +10,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use zeroize::Zeroizing;
 
 /// Files are looked at this often, in milliseconds.
 pub(super) const LOOK_EVERY_MS: u64 = 1_000;
@@ -26,7 +26,8 @@ pub(super) fn load(settings: &TlsSettings, folder: &Path, now: Wall) -> Result<M
     let mut source = Source { client_certificates: settings.client_certificates, ..Source::default() };
     for (certificate, key) in settings.certificates.iter().zip(&settings.keys) {
         let chain = read(&folder.join(certificate))?;
-        let secret = secret(key, folder).map_err(|why| MaterialError { name: key.clone(), why })?;
+        let secret = Secret::load(key, folder)
+            .map_err(|error| MaterialError { name: error.source.into_string(), why: error.message })?;
         source.certificates.push((chain, Named { name: key.clone(), bytes: secret }));
     }
     if source.certificates.is_empty() {
@@ -57,35 +58,6 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// The bytes of a secret source: `file:PATH`, `credential:NAME` or `env:NAME`.
-fn secret(source: &str, folder: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    if let Some(name) = source.strip_prefix("env:") {
-        let value =
-            std::env::var(name).map_err(|_| "the environment has no such variable, or it is no text".to_owned())?;
-        return Ok(Zeroizing::new(value.into_bytes()));
-    }
-    let path =
-        secret_path(source, folder).ok_or("there is no $CREDENTIALS_DIRECTORY: systemd sets it for its services")?;
-    let meta = fs::metadata(&path).map_err(|error| error.to_string())?;
-    // What systemd hands over is read-only and ours; of a file, its mode is all that keeps others out.
-    if meta.is_file() && meta.mode() & 0o007 != 0 {
-        let mode = meta.mode() & 0o7777;
-        return Err(format!(
-            "others may read or change it (mode {mode:04o}): a key is for the broker's user only; chmod 600 it"
-        ));
-    }
-    read_bounded(&path).map(Zeroizing::new).map_err(|error| error.to_string())
-}
-
-/// The file of a secret source, if it is one.
-fn secret_path(source: &str, folder: &Path) -> Option<PathBuf> {
-    if let Some(path) = source.strip_prefix("file:") {
-        return Some(folder.join(path));
-    }
-    let name = source.strip_prefix("credential:")?;
-    Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name))
-}
-
 /// The files as the worker watches them.
 pub(super) struct Watched {
     settings: TlsSettings,
@@ -108,7 +80,7 @@ impl Watched {
     }
 
     fn stamps(&self) -> Vec<Stamp> {
-        let secrets = self.settings.keys.iter().filter_map(|key| secret_path(key, &self.folder));
+        let secrets = self.settings.keys.iter().filter_map(|key| Secret::file(key, &self.folder));
         let plain = [&self.settings.certificates, &self.settings.client_ca, &self.settings.client_crl];
         let plain = plain.into_iter().flatten().map(|path| self.folder.join(path));
         plain.chain(secrets).map(|path| stamp(&path)).collect()

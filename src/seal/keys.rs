@@ -350,6 +350,11 @@ impl SealingKeys {
             .map(|keys| keys.into_iter().collect())
     }
 
+    /// The keys.
+    pub fn iter(&self) -> impl Iterator<Item = &SealingKey> {
+        self.0.iter()
+    }
+
     /// The key of this id.
     #[must_use]
     pub fn get(&self, id: KeyId) -> Option<&SealingKey> {

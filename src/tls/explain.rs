@@ -1,6 +1,6 @@
 //! Every way a handshake fails, in words: what is wrong, with which certificate, and what to do about it.
 
-use super::facts::{CertificateFacts, day};
+use super::facts::{CertificateFacts, day, serial_text};
 use crate::model::Wall;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
@@ -87,6 +87,8 @@ pub fn explain(error: &Error, side: Side, first: &[u8]) -> TlsError {
             PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::SupportedVersionsExtensionRequired
+            // TLS 1.1 and older have no such extension.
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired
             | PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => TlsError::new("version", "it speaks TLS 1.1 or older; expected TLS 1.2 or 1.3"),
@@ -131,7 +133,9 @@ fn certificate(error: &CertificateError, side: Side, leaf: Option<&CertificateFa
     use CertificateError as E;
     let whose = match (side, leaf) {
         (Side::Client, _) => "the broker's certificate".to_owned(),
-        (Side::Broker, Some(leaf)) => format!("its certificate ({}, serial {})", leaf.subject, leaf.serial),
+        (Side::Broker, Some(leaf)) => {
+            format!("its certificate ({}, serial {})", leaf.subject, serial_text(&leaf.serial))
+        }
         (Side::Broker, None) => "its certificate".to_owned(),
     };
     let client = side == Side::Client;

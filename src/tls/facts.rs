@@ -1,7 +1,9 @@
 //! What a certificate or a revocation list says, taken out of its DER once.
 
+use super::provider;
 use crate::model::Wall;
 use ring::digest::{SHA256, digest};
+use rustls::pki_types::PrivateKeyDer;
 use std::net::IpAddr;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -42,10 +44,12 @@ pub struct CertificateFacts {
     pub key: String,
     /// What it may be used for, as text.
     pub usages: Vec<&'static str>,
-    /// Its serial number, as hexadecimal bytes with colons.
-    pub serial: String,
+    /// Its serial number.
+    pub serial: Vec<u8>,
     /// SHA-256 of its DER.
     pub fingerprint: [u8; 32],
+    /// SHA-256 of its public key with the algorithm (SPKI).
+    pub key_fingerprint: [u8; 32],
 }
 
 impl CertificateFacts {
@@ -70,8 +74,9 @@ impl CertificateFacts {
             is_ca: certificate.is_ca(),
             key: key_of(&certificate),
             usages: Vec::new(),
-            serial: certificate.raw_serial_as_string(),
+            serial: certificate.raw_serial().to_vec(),
             fingerprint: sha256(der),
+            key_fingerprint: sha256(certificate.public_key().raw),
         };
         let names = certificate.subject_alternative_name().map_err(|error| malformed(&error))?;
         for name in names.iter().flat_map(|names| &names.value.general_names) {
@@ -130,8 +135,8 @@ pub struct CrlFacts {
     pub made: Wall,
     /// When the next one is due.
     pub next: Option<Wall>,
-    /// Serial numbers it revokes, as hexadecimal bytes with colons.
-    pub serials: Vec<String>,
+    /// Serial numbers it revokes, each since a time.
+    pub revoked: Vec<(Vec<u8>, Wall)>,
 }
 
 impl CrlFacts {
@@ -145,9 +150,50 @@ impl CrlFacts {
             issuer: list.issuer().to_string(),
             made: wall(list.last_update()),
             next: list.next_update().map(wall),
-            serials: list.iter_revoked_certificates().map(|one| one.raw_serial_as_string()).collect(),
+            revoked: list
+                .iter_revoked_certificates()
+                .map(|one| (one.raw_serial().to_vec(), wall(one.revocation_date)))
+                .collect(),
         })
     }
+}
+
+/// What a private key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// Its algorithm.
+    pub kind: String,
+    /// SHA-256 of its public half with the algorithm (SPKI).
+    pub fingerprint: [u8; 32],
+}
+
+impl KeyFacts {
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn read(key: &PrivateKeyDer<'static>) -> Result<Self, String> {
+        let key = provider().key_provider.load_private_key(key.clone_key()).map_err(|error| error.to_string())?;
+        let public = key.public_key().ok_or("its public half is not known")?;
+        Ok(Self { kind: format!("{:?}", key.algorithm()), fingerprint: sha256(&public) })
+    }
+}
+
+/// Whether the second certificate signed the first.
+#[must_use]
+pub fn signed_by(der: &[u8], above: &[u8]) -> bool {
+    let (Ok((_, certificate)), Ok((_, above))) = (X509Certificate::from_der(der), X509Certificate::from_der(above))
+    else {
+        return false;
+    };
+    certificate.issuer().as_raw() == above.subject().as_raw()
+        && certificate.verify_signature(Some(above.public_key())).is_ok()
+}
+
+/// A serial number as hexadecimal bytes with colons.
+#[must_use]
+pub fn serial_text(serial: &[u8]) -> String {
+    serial.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
 /// A time as people write days, in UTC.

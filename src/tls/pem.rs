@@ -3,6 +3,9 @@
 use rustls::pki_types::pem::{Error, PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use std::fmt;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
 
 /// Largest file taken, in bytes; revocation lists grow.
 pub const FILE_BYTES_MAX: u64 = 16 * 1_024 * 1_024;
@@ -77,6 +80,55 @@ pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer
     let found: Vec<_> =
         CertificateRevocationListDer::pem_slice_iter(bytes).collect::<Result<_, _>>().map_err(|e| broken(&e))?;
     if found.is_empty() { Err(nothing("revocation list", bytes)) } else { Ok(found) }
+}
+
+/// Something in a file.
+#[derive(Debug)]
+pub enum Part {
+    /// A certificate.
+    Certificate(CertificateDer<'static>),
+    /// A private key.
+    Key(PrivateKeyDer<'static>),
+    /// A revocation list.
+    List(CertificateRevocationListDer<'static>),
+    /// What is not used here.
+    Other(&'static str),
+}
+
+/// All that is in a file, in order; the one thing of a DER file.
+///
+/// # Errors
+/// [`PemError`] when there is nothing.
+pub fn parts(bytes: &[u8]) -> Result<Vec<Part>, PemError> {
+    if bytes.first() == Some(&0x30) && !holds(bytes, "-----BEGIN ") {
+        if X509Certificate::from_der(bytes).is_ok() {
+            return Ok(vec![Part::Certificate(CertificateDer::from(bytes.to_vec()))]);
+        }
+        if CertificateRevocationList::from_der(bytes).is_ok() {
+            return Ok(vec![Part::List(CertificateRevocationListDer::from(bytes.to_vec()))]);
+        }
+        let key = PrivateKeyDer::try_from(bytes.to_vec());
+        return key.map(|key| vec![Part::Key(key)]).map_err(|_| PemError::Broken("nor as DER".into()));
+    }
+    let mut found = Vec::new();
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
+        let (kind, der) = section.map_err(|error| broken(&error))?;
+        found.push(match kind {
+            SectionKind::Certificate => Part::Certificate(CertificateDer::from(der)),
+            SectionKind::Crl => Part::List(CertificateRevocationListDer::from(der)),
+            SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
+                Part::Key(PrivateKeyDer::from_pem(kind, der).ok_or(PemError::Broken("a key is malformed".into()))?)
+            }
+            SectionKind::PublicKey => Part::Other("a public key"),
+            SectionKind::Csr => Part::Other("a request to sign a certificate"),
+            _ => Part::Other("something else"),
+        });
+    }
+    match found.is_empty() {
+        true if holds(bytes, "ENCRYPTED PRIVATE KEY") => Err(PemError::Encrypted),
+        true => Err(PemError::Nothing("certificate, key or revocation list", String::new())),
+        false => Ok(found),
+    }
 }
 
 fn holds(bytes: &[u8], text: &str) -> bool {

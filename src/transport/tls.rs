@@ -7,6 +7,7 @@
 mod verifier;
 
 use super::BoxStream;
+use crate::auth::Secret;
 use crate::config::ClientCertificates;
 use crate::model::Wall;
 use crate::runtime::clock;
@@ -26,7 +27,6 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use verifier::Telling;
-use zeroize::Zeroizing;
 
 /// Sessions of TLS 1.2 that can be resumed without a ticket: rustls keeps about this many.
 const SESSIONS_MAX: usize = 1_024;
@@ -43,8 +43,8 @@ pub struct Named<T> {
     pub bytes: T,
 }
 
-/// A private key in PEM, zeroed when it is dropped.
-pub type Key = Named<Zeroizing<Vec<u8>>>;
+/// A private key in PEM.
+pub type Key = Named<Secret>;
 
 /// What a material is made of.
 #[derive(Default)]
@@ -111,7 +111,7 @@ impl Material {
                 let why = "its first certificate names no host (no subject alternative name): clients will refuse it";
                 warnings.push(format!("{}: {why}", chain.name));
             }
-            let secret = private_key(&key.bytes).map_err(|why| bad(&key.name, &why))?;
+            let secret = private_key(key.bytes.expose()).map_err(|why| bad(&key.name, &why))?;
             let certified = CertifiedKey::from_der(ders, secret, &provider()).map_err(|why| match why {
                 Error::InconsistentKeys(_) => {
                     bad(&key.name, &format!("it is not the key of the first certificate in {}", chain.name))
@@ -134,6 +134,7 @@ impl Material {
         let mut config = builder.with_cert_resolver(Arc::new(shown));
         config.ticketer = Ticketer::new().map_err(|why| bad("tls", &format!("no randomness for tickets ({why})")))?;
         config.send_tls13_tickets = TICKETS;
+        config.ignore_client_order = true;
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
         config.alpn_protocols = vec![ALPN_FRAMES.to_vec()];
         let mut http = config.clone();

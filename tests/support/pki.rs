@@ -10,7 +10,7 @@ use rcgen::{
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime};
 
 const DAY_S: i64 = 24 * 3_600;
@@ -22,8 +22,8 @@ fn at(days: i64) -> u64 {
 }
 
 fn next_serial() -> SerialNumber {
-    static LAST: AtomicU64 = AtomicU64::new(1_000);
-    SerialNumber::from(LAST.fetch_add(1, Ordering::Relaxed))
+    static LAST: AtomicU16 = AtomicU16::new(1_000);
+    SerialNumber::from_slice(&LAST.fetch_add(1, Ordering::Relaxed).to_be_bytes())
 }
 
 /// An authority.

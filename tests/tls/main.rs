@@ -3,15 +3,25 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 mod doors;
+mod patience;
 #[path = "../support/pki.rs"]
 mod pki;
 #[path = "../support/raw.rs"]
 mod raw;
+mod reload;
+mod sessions;
 
 use pki::{Authority, Made, Wanted};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned, SupportedProtocolVersion,
+};
+use std::io;
 use std::net::SocketAddr;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tidegate::client::{Address, Client, ClientError, Message, Options};
@@ -109,6 +119,98 @@ pub fn refusal(address: Address, tls: Trust) -> String {
     let error = publish(address, tls).expect_err("refused");
     assert!(matches!(error, ClientError::Tls(..)), "{error:?}");
     error.to_string()
+}
+
+/// A client that looks at nothing, to see what there is to see.
+#[derive(Debug)]
+struct Blind;
+
+impl ServerCertVerifier for Blind {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        tidegate::tls::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Of such a client.
+pub fn blind(versions: &[&'static SupportedProtocolVersion], protocols: &[&[u8]]) -> ClientConfig {
+    let mut config = ClientConfig::builder_with_provider(tidegate::tls::provider())
+        .with_protocol_versions(versions)
+        .expect("spoken")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Blind))
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    config
+}
+
+/// A blocking TLS connection.
+pub type Blocking = StreamOwned<ClientConnection, TcpStream>;
+
+impl raw::Stream for Blocking {
+    fn set_timeout(&self, timeout: Duration) {
+        self.sock.set_read_timeout(Some(timeout)).expect("a timeout can be set");
+    }
+    fn end(&self) {
+        let _ = self.sock.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// Shakes hands, and waits for the ticket that follows.
+pub fn try_connect(daemon: &Daemon, name: &str, config: &Arc<ClientConfig>) -> io::Result<Blocking> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
+    let mut socket = TcpStream::connect(daemon.running.tls())?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket)?;
+    }
+    if tls.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3) {
+        while tls.tls13_tickets_received() == 0 {
+            if tls.read_tls(&mut socket)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            tls.process_new_packets().map_err(io::Error::other)?;
+        }
+    }
+    Ok(StreamOwned::new(tls, socket))
+}
+
+/// As [`try_connect`], which must succeed.
+pub fn connect(daemon: &Daemon, name: &str, config: &Arc<ClientConfig>) -> Blocking {
+    try_connect(daemon, name, config).expect("a handshake")
+}
+
+/// A connection by this name, or by none, that offers these protocols.
+pub fn session(daemon: &Daemon, name: Option<&str>, protocols: &[&[u8]]) -> Blocking {
+    let config = Arc::new(blind(tidegate::tls::VERSIONS, protocols));
+    // An IP address is not sent.
+    connect(daemon, name.unwrap_or("127.0.0.1"), &config)
 }
 
 /// What this process logged.

@@ -4,6 +4,8 @@
 
 mod client;
 mod messages;
+#[path = "../support/pki.rs"]
+mod pki;
 #[path = "../support/raw.rs"]
 mod raw;
 mod requests;

@@ -45,8 +45,8 @@ fn mistakes_say_what_was_found_and_what_was_expected() {
     for (line, told) in [
         ("keys x", "found `keys`; expected key, password, certificate or uid"),
         ("key", "found nothing behind `key`; expected ed25519:"),
-        ("key AAAA name=a roles=r", "no ed25519: at the start"),
-        ("key ed25519:AAAA name=a roles=r", "found 3 bytes; expected ed25519: and 32 bytes"),
+        ("key AAAA name=a roles=r", "something else behind `key`: a key here begins with `ed25519:`"),
+        ("key ed25519:AAAA name=a roles=r", "a key has 32 bytes"),
         ("key ed25519:!! name=a roles=r", "not base64"),
         (&format!("key {KEY} roles=r"), "found no name="),
         (&format!("key {KEY} name=a"), "found no roles="),
@@ -62,6 +62,9 @@ fn mistakes_say_what_was_found_and_what_was_expected() {
         (&format!("key {KEY} name=a roles=r expires=tomorrow"), "found `tomorrow`; expected a time in UTC"),
         ("password alice", "found no hash behind the name"),
         ("password alice hunter2 roles=r", "no hash of a password"),
+        ("key ed25519-private:hunter2 name=a roles=r", "something else behind `key`"),
+        ("ed25519-private:hunter2", "found something else; expected key, password"),
+        (&format!("key {KEY} name=a roles=r seal:hunter2"), "found something else; expected name="),
         (&format!("password {hash} roles=r"), "found nothing behind `password`"),
         (&format!("password alice {hash} name=bob roles=r"), "a password has its name in front"),
         (

@@ -91,7 +91,7 @@ fn forged_and_truncated_signatures_are_refused() {
     }
     // Somebody else's signature under a known key.
     let mut other = answer(&private_key(5), AUTH_CONTEXT, &[9; 32]);
-    other[..32].copy_from_slice(&private_key(1).public().0);
+    other[..32].copy_from_slice(private_key(1).public().as_bytes());
     assert_eq!(reason(auth.check(NOW, &attempt(Method::Key, other))), "bad-signature");
 }
 
@@ -242,6 +242,9 @@ fn rules_of_signatures_name_keys_of_their_tenant() {
     assert_eq!(auth.signers(&rule("acme", "sensor-7")), Ok(vec![private_key(1).public()]));
     let inline = private_key(9).public();
     assert_eq!(auth.signers(&rule("", &inline.to_string())), Ok(vec![inline]));
+    let private = private_key(9).to_text();
+    let error = auth.signers(&rule("", &private)).expect_err("a private key");
+    assert!(!error.contains(&private[..30]) && error.contains("something else"), "{error}");
     world.settings.signatures = vec![rule("", "sensor-7")];
     assert!(world.refused().contains("signatures[0].keys: found `sensor-7`"), "it is of another tenant");
 }

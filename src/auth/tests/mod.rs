@@ -5,7 +5,7 @@ mod login;
 mod tokens;
 mod vectors;
 
-use super::keys::PrivateKey;
+use super::keys::SigningKey;
 use super::{AuthError, Authenticator};
 use crate::config::{IssuerSettings, RoleSettings, Settings, TenantSettings};
 use crate::model::Wall;
@@ -13,7 +13,6 @@ use crate::session::{AUTH_CONTEXT, Attempt, Denied, Method, Peer, Principal};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use zeroize::Zeroizing;
 
 /// 2027-01-15T08:00:00Z.
 const NOW: Wall = Wall(1_800_000_000_000);
@@ -102,17 +101,17 @@ fn password_data(name: &[u8], password: &[u8]) -> Vec<u8> {
     data
 }
 
-fn private_key(byte: u8) -> PrivateKey {
-    PrivateKey::from_seed(Zeroizing::new([byte; 32]))
+fn private_key(byte: u8) -> SigningKey {
+    SigningKey::from_seed(&[byte; 32])
 }
 
 /// What a client answers a challenge with.
-fn answer(key: &PrivateKey, context: &[u8], nonce: &[u8]) -> Vec<u8> {
-    let signature = key.sign(&[context, nonce].concat());
-    [&key.public().0, signature.as_ref()].concat()
+fn answer(key: &SigningKey, context: &[u8], nonce: &[u8]) -> Vec<u8> {
+    let signature = key.sign_bytes(&[context, nonce].concat());
+    [&key.public().as_bytes()[..], &signature].concat()
 }
 
-fn by_key(auth: &Authenticator, key: &PrivateKey) -> Result<Principal, Denied> {
+fn by_key(auth: &Authenticator, key: &SigningKey) -> Result<Principal, Denied> {
     auth.check(NOW, &attempt(Method::Key, answer(key, AUTH_CONTEXT, &[9; 32])))
 }
 

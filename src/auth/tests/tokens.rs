@@ -3,7 +3,7 @@
 use super::vectors::{RSA_N, rsa_private_pem, rsa_public_pem};
 use super::{NOW, World, by_token, private_key, reason};
 use crate::auth::Authenticator;
-use crate::auth::keys::PrivateKey;
+use crate::auth::keys::SigningKey as Ed25519Key;
 use crate::auth::secret::Secret;
 use crate::auth::token::{Algorithm, Grant, SigningKey, TOKEN_BYTES_MAX};
 use crate::config::IssuerSettings;
@@ -108,7 +108,7 @@ fn alg_none_is_refused() {
 #[test]
 fn key_confusion_is_refused() {
     let public = private_key(1).public();
-    let spki = [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0][..], &public.0].concat();
+    let spki = [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0][..], &public.as_bytes()[..]].concat();
     let encoded = base64::engine::general_purpose::STANDARD.encode(&spki);
     let pem = format!("-----BEGIN PUBLIC KEY-----\n{encoded}\n-----END PUBLIC KEY-----\n");
     let rsa = rsa_public_pem(RSA_N);
@@ -122,9 +122,14 @@ fn key_confusion_is_refused() {
     let (all, without) = (all.loaded(), eddsa_auth());
     let header = json!({"alg": "HS256"});
     by_token(&all, NOW, signed(&hs256(SECRET), &header, &claims())).expect("the secret itself");
-    for bytes in
-        [pem.as_bytes(), pem.trim_end().as_bytes(), rsa.as_bytes(), rsa.trim_end().as_bytes(), &spki, &public.0]
-    {
+    for bytes in [
+        pem.as_bytes(),
+        pem.trim_end().as_bytes(),
+        rsa.as_bytes(),
+        rsa.trim_end().as_bytes(),
+        &spki,
+        &public.as_bytes()[..],
+    ] {
         let key = SigningKey::Secret(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, bytes));
         let token = signed(&key, &header, &claims());
         assert_eq!(reason(by_token(&all, NOW, &token)), "bad-signature");
@@ -138,7 +143,7 @@ fn key_confusion_is_refused() {
 #[test]
 fn a_public_key_as_the_secret_of_hs256_is_refused_at_load() {
     let public = private_key(1).public();
-    let spki = [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0][..], &public.0].concat();
+    let spki = [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0][..], &public.as_bytes()[..]].concat();
     for (bytes, told) in [
         (rsa_public_pem(RSA_N).into_bytes(), "found a public key; expected a secret"),
         (format!("{public}\n").into_bytes(), "found a public key; expected a secret"),
@@ -249,7 +254,7 @@ fn what_stands_twice_is_refused() {
     let auth = eddsa_auth();
     let sign = |header: &str, claims: &str| {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-        let signature = private_key(1).sign(message.as_bytes());
+        let signature = private_key(1).sign_bytes(message.as_bytes());
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     };
     let good = claims().to_string();
@@ -284,7 +289,7 @@ fn extensions_that_must_be_understood_and_tokens_of_other_types_are_refused() {
     }
     // A key that the token brings along is not the issuer's.
     let own = ed25519(2);
-    let header = json!({"alg": "EdDSA", "jwk": {"kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(private_key(2).public().0)}});
+    let header = json!({"alg": "EdDSA", "jwk": {"kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(private_key(2).public().as_bytes())}});
     assert_eq!(reason(by_token(&auth, NOW, signed(&own, &header, &claims()))), "bad-signature");
 }
 
@@ -366,8 +371,8 @@ fn p256() -> (EcdsaKeyPair, Value) {
     (pair, jwk)
 }
 
-fn okp(key: &PrivateKey, kid: &str) -> Value {
-    json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "use": "sig", "x": URL_SAFE_NO_PAD.encode(key.public().0)})
+fn okp(key: &Ed25519Key, kid: &str) -> Value {
+    json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "use": "sig", "x": URL_SAFE_NO_PAD.encode(key.public().as_bytes())})
 }
 
 fn jwks_world(algorithms: &[&str], keys: Value) -> World {

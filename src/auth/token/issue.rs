@@ -1,7 +1,7 @@
 //! Making tokens, for tests, scripts and small sites that are their own issuer.
 
 use super::key::{Algorithm, looks_public};
-use crate::auth::keys::PrivateKey;
+use crate::auth::keys::{self, SigningKey as Ed25519Key};
 use crate::auth::secret::Secret;
 use crate::model::Wall;
 use base64::Engine;
@@ -19,7 +19,7 @@ pub enum SigningKey {
     /// HS256.
     Secret(hmac::Key),
     /// EdDSA.
-    Ed25519(PrivateKey),
+    Ed25519(Ed25519Key),
     /// ES256.
     P256(EcdsaKeyPair),
     /// RS256.
@@ -65,7 +65,7 @@ impl SigningKey {
             return Ok(Self::Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes)));
         }
         if algorithm == Algorithm::EdDsa {
-            return PrivateKey::parse(bytes).map(Self::Ed25519).map_err(|error| error.0);
+            return keys::signing_key(bytes).map(Self::Ed25519);
         }
         let expected =
             format!("expected a private key for {algorithm} in PKCS#8: openssl pkcs8 -topk8 -nocrypt -in FILE");
@@ -140,7 +140,7 @@ impl SigningKey {
         let message = token.as_bytes();
         let signature = match self {
             Self::Secret(key) => hmac::sign(key, message).as_ref().to_vec(),
-            Self::Ed25519(key) => key.sign(message).as_ref().to_vec(),
+            Self::Ed25519(key) => key.sign_bytes(message).to_vec(),
             Self::P256(pair) => pair.sign(random, message).map_err(failed)?.as_ref().to_vec(),
             Self::Rsa(pair) => {
                 let mut signature = vec![0; pair.public().modulus_len()];

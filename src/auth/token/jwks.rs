@@ -8,15 +8,15 @@ use serde::Deserialize;
 use zeroize::{Zeroize, Zeroizing};
 
 /// Most keys of a set.
-pub(super) const KEYS_MAX: usize = 64;
+pub const KEYS_MAX: usize = 64;
 /// Most bytes of a set.
-pub(super) const FILE_BYTES_MAX: usize = 256 * 1024;
+pub const FILE_BYTES_MAX: usize = 256 * 1024;
 /// Most bytes of the id of a key.
 const KID_BYTES_MAX: usize = 256;
 
 /// A key of a set.
 #[derive(Clone, Debug)]
-pub(super) struct Listed {
+pub struct Listed {
     /// Its id.
     pub kid: Option<Box<str>>,
     /// The key.
@@ -25,7 +25,7 @@ pub(super) struct Listed {
 
 /// What was read.
 #[derive(Debug)]
-pub(super) struct Set {
+pub struct Set {
     /// Keys that can be used.
     pub keys: Vec<Listed>,
     /// Whether it holds secrets.
@@ -76,7 +76,7 @@ impl Drop for Jwk {
 ///
 /// # Errors
 /// It is no set, a key of ours is damaged, or it holds a private key.
-pub(super) fn parse(json: &[u8], taken: &[Algorithm]) -> Result<Set, String> {
+pub fn parse(json: &[u8], taken: &[Algorithm]) -> Result<Set, String> {
     let file: File = serde_json::from_slice(json).map_err(|error| {
         // Of the error only the place: its text may show a secret.
         let (line, column) = (error.line(), error.column());

@@ -1,6 +1,7 @@
 //! Keys that verify tokens: each of one algorithm, which its own type decides.
 
-use crate::auth::keys::{KEY_BYTES, PublicKey};
+use crate::auth::keys::PublicKey;
+use crate::seal::KEY_BYTES;
 use ring::{hmac, signature};
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use std::fmt;
@@ -121,7 +122,7 @@ impl VerifyingKey {
     /// What was found and what was expected.
     pub fn public(bytes: &[u8]) -> Result<Vec<Self>, String> {
         if let Some(text) = std::str::from_utf8(bytes).ok().filter(|text| text.starts_with("ed25519:")) {
-            return PublicKey::parse(text.trim_end()).map(|key| vec![Self::Ed25519(key)]).map_err(|error| error.0);
+            return PublicKey::parse(text.trim_end()).map(|key| vec![Self::Ed25519(key)]).map_err(|e| e.to_string());
         }
         let expected = "expected PEM with PUBLIC KEY";
         let mut keys = Vec::new();
@@ -176,7 +177,7 @@ impl VerifyingKey {
     pub(super) fn ed25519(bytes: &[u8]) -> Result<Self, String> {
         let key = <[u8; KEY_BYTES]>::try_from(bytes);
         let key = key.map_err(|_| format!("found {} bytes of an Ed25519 key; expected {KEY_BYTES}", bytes.len()))?;
-        Ok(Self::Ed25519(PublicKey(key)))
+        Ok(Self::Ed25519(PublicKey::from_bytes(key)))
     }
 
     /// Takes an uncompressed point.
@@ -211,9 +212,7 @@ impl VerifyingKey {
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
             Self::Secret(key) => hmac::verify(key, message, signature).is_ok(),
-            Self::Ed25519(key) => {
-                signature::UnparsedPublicKey::new(&signature::ED25519, &key.0).verify(message, signature).is_ok()
-            }
+            Self::Ed25519(key) => key.verifies(message, signature),
             Self::P256(point) => signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point)
                 .verify(message, signature)
                 .is_ok(),
@@ -224,12 +223,17 @@ impl VerifyingKey {
     }
 }
 
+/// Whether bytes are PEM, whatever is in it.
+pub(crate) fn is_pem(bytes: &[u8]) -> bool {
+    bytes.windows(10).any(|window| window.eq_ignore_ascii_case(b"-----BEGIN"))
+}
+
 /// Whether bytes are a public key in any usual form, or something else that is no secret.
 pub(super) fn looks_public(bytes: &[u8]) -> bool {
     let text = bytes.trim_ascii_start();
     let begins = |what: &[u8]| text.get(..what.len()).is_some_and(|start| start.eq_ignore_ascii_case(what));
-    let pem = text.windows(10).any(|w| w.eq_ignore_ascii_case(b"-----BEGIN"));
-    pem || [&b"ssh-"[..], b"ecdsa-sha2-", b"ed25519:"].into_iter().any(begins)
+    is_pem(bytes)
+        || [&b"ssh-"[..], b"ecdsa-sha2-", b"ed25519:"].into_iter().any(begins)
         || SubjectPublicKeyInfo::from_der(bytes).is_ok()
         || x509_parser::parse_x509_certificate(bytes).is_ok()
         || serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(text)

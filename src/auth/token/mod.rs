@@ -5,14 +5,15 @@
 
 mod issue;
 mod issuer;
-mod jwks;
+pub mod jwks;
 mod key;
 mod parse;
 
 pub use issue::{Grant, SigningKey};
 pub use issuer::{Issuer, Verified};
+pub(crate) use key::is_pem;
 pub use key::{Algorithm, VerifyingKey};
-pub use parse::{Claims, Header, TokenError, Unverified};
+pub use parse::{Claims, Header, TokenError, Unverified, peek};
 
 /// Most bytes of a token; what is longer is not looked at.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;

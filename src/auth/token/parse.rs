@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use std::fmt;
 
 /// Why a token is not believed.
@@ -131,20 +132,7 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// It is too long, has not three parts of base64url, or its header is no header that is understood.
     pub fn parse(token: &'a [u8]) -> Result<Self, TokenError> {
-        let malformed = |detail: &str| TokenError::new("malformed", detail);
-        if token.len() > TOKEN_BYTES_MAX {
-            let detail = format!("the token has {} bytes; at most {TOKEN_BYTES_MAX} are looked at", token.len());
-            return Err(TokenError::new("too-large", detail));
-        }
-        let mut parts = token.split(|b| *b == b'.');
-        let (Some(header), Some(claims), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(malformed("the token has not three parts with dots between them"));
-        };
-        let decode = |part: &[u8]| {
-            URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed("a part of the token is not base64url without padding"))
-        };
+        let [header, claims, signature] = parts(token)?;
         let header_json = decode(header)?;
         let parsed: Header = json(&header_json, "header")?;
         let unverified = Self {
@@ -220,4 +208,36 @@ fn json<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, TokenError> 
         };
         malformed(format!("the token's {what} cannot be read at byte {}: {why}", error.column()))
     })
+}
+
+/// The header and the claims of any token, to look at: nothing is verified, and of a name that stands there twice the last is
+/// shown.
+///
+/// # Errors
+/// It is too long, or has not three parts of which two are JSON objects.
+pub fn peek(token: &[u8]) -> Result<(Value, Value), TokenError> {
+    let [header, claims, _] = parts(token)?;
+    let object = |part: &[u8], what: &str| {
+        let value: Value = json(&decode(part)?, what)?;
+        Ok(value)
+    };
+    Ok((object(header, "header")?, object(claims, "claims")?))
+}
+
+/// The three parts.
+fn parts(token: &[u8]) -> Result<[&[u8]; 3], TokenError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        let detail = format!("the token has {} bytes; at most {TOKEN_BYTES_MAX} are looked at", token.len());
+        return Err(TokenError::new("too-large", detail));
+    }
+    let mut parts = token.split(|b| *b == b'.');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(header), Some(claims), Some(signature), None) => Ok([header, claims, signature]),
+        _ => Err(TokenError::new("malformed", "the token has not three parts with dots between them")),
+    }
+}
+
+fn decode(part: &[u8]) -> Result<Vec<u8>, TokenError> {
+    let wrong = |_| TokenError::new("malformed", "a part of the token is not base64url without padding");
+    URL_SAFE_NO_PAD.decode(part).map_err(wrong)
 }

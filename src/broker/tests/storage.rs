@@ -254,3 +254,24 @@ fn a_reload_adds_queues_changes_limits_and_never_deletes() {
     w.credit(r, 1, 10);
     assert_eq!(w.texts(r), ["one"], "a queue that left the configuration keeps what it has");
 }
+
+#[test]
+fn a_payload_that_several_queues_share_comes_back_though_its_length_was_written_longer_than_needed() {
+    let mut w = World::new(vec![queue("one", "#"), queue("two", "#")]);
+    let c = w.connect();
+    let text = "x".repeat(3_000);
+    let mut bytes = super::world::record("a", &text, |_| {});
+    let at = bytes.len() - text.len() - 2;
+    assert_eq!(bytes[at..at + 2], [0xb8, 0x17]);
+    bytes.splice(at..at + 2, [0xb8, 0x97, 0x00]);
+    let head = crate::wire::Publish { contract: Contract::Queue, number: 1, total: bytes.len() as u32 };
+    w.send(c, 1, &head, &bytes);
+    assert_eq!(w.verdicts(c), [(1, Ok(Outcome::Stored))]);
+    w.restart();
+    let c = w.connect();
+    for (stream, queue) in [(1, "one"), (2, "two")] {
+        w.consume(c, stream, queue, "r");
+        w.credit(c, stream, 1);
+        assert_eq!(w.texts(c).concat(), text, "{queue}");
+    }
+}

@@ -12,6 +12,7 @@ use super::exit::{CliError, Exit};
 use super::output;
 use super::publish::ContractArg;
 use super::spawned::{Folder, Spawned};
+use super::tls::{Authority, write};
 use super::units::duration;
 use crate::client::{Address, Client, ClientError, ConsumeOptions, Options, Retry, SubscribeOptions};
 use crate::runtime::clock;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 const HELP: &str = "Examples:
   tidegate bench --spawn                                  a broker of its own in a temporary folder
+  tidegate bench --spawn --tls                            the same over TLS
   tidegate bench --publishers 8 --window 100 --size 256 --contract disk --duration 10s
   tidegate bench --publishers 1 --window 1 --count 2000   one message at a time
   tidegate bench --subscribers 100 --contract memory      fan-out
@@ -85,6 +87,12 @@ pub(super) struct Bench {
     /// Configuration of that broker
     #[arg(long, value_name = "FILE", requires = "spawn")]
     config: Option<PathBuf>,
+    /// Connect to that broker over TLS, with a certificate made for it
+    #[arg(long, requires = "spawn", conflicts_with = "config")]
+    tls: bool,
+    /// Connect to that broker over TCP [default: over its Unix socket]
+    #[arg(long, requires = "spawn", conflicts_with = "tls")]
+    tcp: bool,
     /// Process of the broker, for its CPU and memory [default: found by its Unix socket]
     #[arg(long, value_name = "PID", conflicts_with = "spawn")]
     pid: Option<u32>,
@@ -126,17 +134,16 @@ impl Bench {
                         .await
                     }
                     Some(folder) => {
+                        let mut options = global.options("bench");
                         let config = match &self.config {
                             Some(config) => config.clone(),
-                            None => {
-                                let path = folder.path.join("bench.yaml");
-                                let written = std::fs::write(&path, CONFIG);
-                                written.map_err(|e| CliError::failure(format!("{}: {e}", path.display())))?;
-                                path
-                            }
+                            None => self.configuration(folder, &mut options)?,
                         };
                         let broker = Spawned::start(folder, &config).await?;
-                        let target = Target { address: broker.unix.clone(), options: global.options("bench") };
+                        let over_tcp = self.tcp.then(|| broker.tcp.clone());
+                        let address = if self.tls { broker.tls.clone() } else { over_tcp };
+                        let address = address.unwrap_or_else(|| broker.unix.clone());
+                        let target = Target { address, options };
                         let report = self.measure(&executor, &target, Some(broker.pid())).await?;
                         broker.stop().await?;
                         Ok(report)
@@ -155,6 +162,26 @@ impl Bench {
             }
             Ok(Exit::Ok)
         })
+    }
+
+    /// Writes a configuration for the spawned broker, with a certificate where it speaks TLS.
+    fn configuration(&self, folder: &Folder, options: &mut Options) -> Result<PathBuf, CliError> {
+        let mut config = CONFIG.to_owned();
+        if self.tls {
+            let authority = Authority::new("bench")?;
+            let made = authority.server(&["127.0.0.1".into()], 1)?;
+            let (ca, chain, key) = (folder.path.join("ca.pem"), folder.path.join("s.pem"), folder.path.join("s.key"));
+            write(&ca, authority.pem.as_bytes(), 0o644)?;
+            write(&chain, made.pem.as_bytes(), 0o644)?;
+            write(&key, made.key.as_bytes(), 0o600)?;
+            let (chain, key) = (chain.display(), key.display());
+            config = config.replace("log:", "  tls: [\"127.0.0.1:0\"]\nlog:");
+            config += &format!("tls:\n  certificates: [\"{chain}\"]\n  keys: [\"file:{key}\"]\n");
+            options.tls.ca = vec![ca];
+        }
+        let path = folder.path.join("bench.yaml");
+        std::fs::write(&path, config).map_err(|e| CliError::failure(format!("{}: {e}", path.display())))?;
+        Ok(path)
     }
 
     async fn measure(

@@ -12,6 +12,7 @@ const TERMS: Terms = Terms {
     window_messages: 16,
     window_bytes: 60_000,
     time_ms: 0,
+    lz4: false,
 };
 
 /// A broker that takes publishes in order, dedupes by id, refuses at random, fences, and answers later in order.
@@ -254,4 +255,35 @@ fn a_message_beyond_the_brokers_limit_fails_here_and_blocks_nobody() {
     assert!(matches!(&settled[..], [Settled { first: 0, count: 1, result: Err(ClientError::TooLarge(..)) }]));
     let Ok(Decoded::Frame(frame, len)) = decode(&out, 1_000) else { panic!("a frame") };
     assert_eq!((frame.head::<Publish>().expect("publish").number, len), (1, out.len()));
+}
+
+#[test]
+fn what_was_compressed_for_one_broker_goes_out_plain_to_one_that_does_not_take_it() {
+    let mut pipeline = Pipeline::new(&Options::default());
+    pipeline.connected(&Terms { lz4: true, ..TERMS });
+    let text = b"all work and no play ".repeat(20);
+    let payload = crate::seal::compress(&text).expect("it repeats");
+    let channel = Channel::parse("a").expect("valid");
+    for n in 0..3u8 {
+        let plain = Record { id: MessageId([n; 16]), ..Record::new(channel, b"plain") };
+        let compressed = Record { compressed: true, payload: &payload, ..plain };
+        pipeline.push(0, Contract::Queue, if n == 1 { &compressed } else { &plain });
+    }
+    let mut sent = |terms: Terms| {
+        pipeline.disconnected();
+        pipeline.connected(&terms);
+        let (mut out, mut settled) = (Vec::new(), Vec::new());
+        pipeline.fill(0, &mut Link::new(0), &mut out, 1 << 20, &mut settled);
+        assert!(settled.is_empty());
+        let Ok(Decoded::Frame(frame, _)) = decode(&out, 1 << 20) else { panic!("a whole frame") };
+        let head = frame.head::<Batch>().expect("a batch");
+        let items = BatchItems::parse(frame.payload, head.count).expect("well-formed");
+        let read = |bytes| Record::decode(bytes).map(|r| (r.id.0[0], r.compressed, r.payload.to_vec()));
+        items.map(|bytes| read(bytes).expect("a record")).collect::<Vec<_>>()
+    };
+    let (first, last) = ((0, false, b"plain".to_vec()), (2, false, b"plain".to_vec()));
+    assert_eq!(sent(Terms { lz4: true, ..TERMS }), [first.clone(), (1, true, payload.clone()), last.clone()]);
+    let expanded = [first, (1, false, text.clone()), last];
+    assert_eq!(sent(TERMS), expanded);
+    assert_eq!(sent(Terms { lz4: true, ..TERMS }), expanded, "it stays so");
 }
