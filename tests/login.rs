@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_methods)]
 
 #[path = "support/raw.rs"]
-#[allow(dead_code)]
 mod raw;
 
 use raw::Raw;
