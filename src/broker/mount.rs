@@ -93,7 +93,7 @@ pub(super) struct Mount {
     pub(super) queues: Vec<usize>,
     /// Sessions in it.
     pub(super) connections: u32,
-    /// Requests that wait for an answer.
+    /// Requests of its sessions that wait for an answer.
     pub(super) asks: u32,
     pub(super) quota: Quota,
     /// Bytes in its queues at most: what came since they were last asked is counted on top, what left is not.

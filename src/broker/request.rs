@@ -13,7 +13,7 @@ use crate::wire::{Cancel, Code, FrameType, Request, Response};
 /// A request under way.
 pub(super) struct Ask {
     /// Place of the mount it is in.
-    mount: usize,
+    pub(super) mount: usize,
     asker: (ConnId, u32),
     responder: (ConnId, u32),
 }
@@ -64,8 +64,7 @@ impl Broker {
             return self.handle_admin(conn, stream, channel.as_str(), body);
         }
         let mount = self.mount_of_conn(conn);
-        // Each tenant has as many: what one leaves unanswered costs no other its own.
-        if self.mounts[mount].asks >= self.settings.limits.requests_max {
+        if self.asks.len() >= self.settings.limits.requests_max as usize && !self.has_share(mount) {
             return Err((Code::LimitReached, "as many requests are under way as may be"));
         }
         let mut found = Vec::new();
@@ -103,6 +102,16 @@ impl Broker {
         let head = Request { deadline_ms, total: body.len() as u32, ..*head };
         self.message(to, asked, FrameType::Request, &head, body);
         Ok(())
+    }
+
+    /// Whether a mount waits for less than its share of all requests: one that fills the rest takes nobody's away.
+    fn has_share(&self, mount: usize) -> bool {
+        self.mounts.len() > 1 && u64::from(self.mounts[mount].asks) < self.share_of_asks()
+    }
+
+    /// Requests that each mount may have under way, whatever the others have.
+    pub(super) fn share_of_asks(&self) -> u64 {
+        u64::from(self.settings.limits.requests_max) / self.mounts.len() as u64
     }
 
     pub(super) fn handle_answer(

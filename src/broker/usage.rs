@@ -40,13 +40,15 @@ impl Broker {
             |what, used: usize, bound: u64| visit(Usage { what, whose: Whose::Broker, used: used as u64, bound });
         let store = &self.settings.store;
         own("bytes waiting for the disk", self.disk.pending_bytes(), u64::from(store.pending_bytes_max));
+        // Beyond it each tenant still has its share.
+        let shares = if self.mounts.len() > 1 { self.share_of_asks() * self.mounts.len() as u64 } else { 0 };
+        own("requests waiting for an answer", self.asks.len(), u64::from(limits.requests_max) + shares);
         let principals = 2 * u64::from(limits.connections_max);
         own("principals whose rate is watched", self.budgets.len(), principals);
         for m in &self.mounts {
             let whose = Whose::Mount(&m.tenant);
             let mut its = |what, used: u64, bound: u64| visit(Usage { what, whose, used, bound });
             its("ids remembered", m.dedupe.len() as u64, u64::from(store.dedupe.ids_max));
-            its("requests waiting for an answer", u64::from(m.asks), u64::from(limits.requests_max));
             its("retained values", m.retained.len() as u64, u64::from(limits.retained_max));
             its("bytes of retained values", m.retained_bytes, limits.retained_bytes_max);
             if m.quota.connections_max > 0 {

@@ -78,36 +78,6 @@ fn answers_that_nobody_reads_are_bounded_and_then_the_end() {
 }
 
 #[test]
-fn requests_that_one_tenant_leaves_unanswered_take_no_place_of_anothers() {
-    let mut settings = tenants(&["red", "blue"]);
-    settings.limits.requests_max = 2;
-    let mut w = World::with(settings);
-    for (tenant, round) in [("red", 0), ("blue", 1), ("", 2)] {
-        let responder = w.connect_to(tenant);
-        let respond = Subscribe {
-            filter: "calc",
-            retained: false,
-            since: Since::Now,
-            respond: true,
-            disconnect_when_slow: false,
-        };
-        w.send(responder, 1, &respond, &[]);
-        w.frames(responder);
-        let asker = w.connect_to(tenant);
-        for stream in 1..=2 {
-            w.send(asker, stream, &request("calc"), &[]);
-            assert!(w.frames(asker).is_empty(), "of {tenant:?} in round {round}");
-        }
-        w.send(asker, 3, &request("calc"), &[]);
-        assert_eq!(w.expect_error(asker), Code::LimitReached);
-        if tenant == "blue" {
-            w.disconnect(asker);
-            assert_eq!(w.broker.mounts.iter().map(|m| m.asks).sum::<u32>(), 2, "what is given up counts no more");
-        }
-    }
-}
-
-#[test]
 fn a_stranger_cannot_try_the_credentials_of_others_by_renewing() {
     let mut settings = Settings::default();
     settings.auth.identities = Some("identities".into());
