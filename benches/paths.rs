@@ -5,9 +5,11 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
+use std::sync::Arc;
+use tidegate::config::{RoleSettings, Rules};
 use tidegate::model::{Channel, MessageId, Position, Record, Volume, Wall};
 use tidegate::queue::DedupeWindow;
-use tidegate::routing::Table;
+use tidegate::routing::{Ask, Grants, Permissions, Table};
 use tidegate::store::block::{BlockReader, BlockWriter};
 use tidegate::wire::{
     Batch, BatchItems, Contract, Decoded, FrameType, PublishAck, append, append_record, decode, seal,
@@ -138,5 +140,27 @@ fn dedupe(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, wire, routes, blocks, dedupe);
+fn permissions(c: &mut Criterion) {
+    let measuring = std::env::args().any(|arg| arg == "--bench");
+    let rules = if measuring { 1_000 } else { 10 };
+    let list = |name: &str| (0..rules / 4).map(|n| format!("{name}/{n}/+/{{client}}/#")).collect::<Vec<_>>();
+    let allow = Rules { publish: list("site"), subscribe: list("site"), ..Rules::default() };
+    let deny = Rules { publish: list("secret"), subscribe: list("secret"), ..Rules::default() };
+    let role = RoleSettings { name: "sensor".into(), allow, deny };
+    let all = Arc::new(Permissions::new(&[role]));
+    let mut grants = Grants::new(all, "ada", "", ["sensor"], false);
+    let mut group = c.benchmark_group("permissions");
+    group.bench_function(format!("a channel among {rules} rules"), |b| {
+        b.iter(|| assert!(grants.decide(black_box(&Ask::Publish("site/1/temp/ada/now"))).is_allowed()));
+    });
+    group.bench_function(format!("a filter among {rules} rules"), |b| {
+        b.iter(|| assert!(grants.decide(black_box(&Ask::Subscribe("site/1/temp/ada/#"))).is_allowed()));
+    });
+    group.bench_function("a channel published to before", |b| {
+        b.iter(|| assert!(grants.may_publish(black_box("site/1/temp/ada/now"))));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, wire, routes, blocks, dedupe, permissions);
 criterion_main!(benches);

@@ -7,8 +7,12 @@ use crate::model::limits::{CHUNK_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_PAYLOAD_BYTE
 use crate::model::{ConnId, Mono};
 use crate::protocols::native::{Accepted, Native};
 use crate::protocols::{Fault, Request};
+use crate::routing::Grants;
 use crate::session::{NONCE_BYTES, Overdue, Phase, Session};
-use crate::wire::{self, Close, Code, Decoded, Deliver, DeliverItem, Done, ErrorHead, FrameType, Goaway, Ping, Pong};
+use crate::wire::{
+    self, Close, Code, Decoded, Deliver, DeliverItem, Done, EXTENSION_AUTH_METHODS, ErrorHead, FrameType, Goaway, Ping,
+    Pong,
+};
 
 /// A connection: the session and the dialect it speaks.
 pub(super) struct Conn {
@@ -21,6 +25,8 @@ pub(super) struct Conn {
     pub(super) budget: Option<super::rates::Shared>,
     pub(super) manners: super::rates::Manners,
     pub(super) peer: Peer,
+    /// What it may do, once it is open.
+    pub(super) grants: Option<Grants>,
     /// How it proves who it is.
     pub(super) login: Login,
     native: Native,
@@ -151,6 +157,7 @@ impl Broker {
             budget: None,
             manners: super::rates::Manners::default(),
             peer,
+            grants: None,
             login: Login::new(nonce),
             native: Native::default(),
             building: Building::default(),
@@ -177,8 +184,8 @@ impl Broker {
     pub(super) fn handle_closed(&mut self, conn: ConnId) {
         let Some(mut gone) = self.conns.remove(&conn) else { return };
         self.timers.remove(Timer::Session(conn));
-        self.timers.remove(Timer::Pause(conn));
         self.forget_login(conn, &gone);
+        self.timers.remove(Timer::Pause(conn));
         for (id, stream) in std::mem::take(&mut gone.session.streams) {
             self.end_stream(gone.mount, conn, id, stream, false);
         }
@@ -268,7 +275,7 @@ impl Broker {
         match request {
             Request::Hello(hello, extensions) => {
                 self.note_encodings(conn, extensions);
-                self.handle_hello(conn, &hello, extensions.get(wire::EXTENSION_AUTH_METHODS))
+                self.handle_hello(conn, &hello, extensions.get(EXTENSION_AUTH_METHODS))
             }
             Request::Auth(auth) => self.handle_auth(conn, &auth),
             Request::Close => {

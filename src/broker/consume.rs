@@ -44,13 +44,6 @@ impl Broker {
         head: &Consume<'_>,
         filters: FilterItems<'_>,
     ) -> Result<(), (Code, String)> {
-        let Some(q) = self.named_queue(self.mount_of_conn(conn), head.queue) else {
-            return Err((Code::UnknownQueue, format!("there is no queue {:?}", head.queue)));
-        };
-        if !is_name(head.name) {
-            let what = "a consumer's name has 1 to 128 bytes of letters, digits, '.', '_', '-' and ':'";
-            return Err((Code::BadName, what.into()));
-        }
         if filters.len() > CONSUMER_FILTERS_MAX {
             return Err((Code::BadOptions, format!("a consumer has at most {CONSUMER_FILTERS_MAX} filters")));
         }
@@ -58,6 +51,15 @@ impl Broker {
         for filter in filters {
             Filter::parse(filter).map_err(|e| (Code::BadFilter, format!("{filter:?}: {e}")))?;
             wanted.push(filter.to_owned());
+        }
+        let forbidden = |why| (Code::Forbidden, why);
+        self.permit_consume(conn, head.queue, &wanted).map_err(forbidden)?;
+        let Some(q) = self.named_queue(self.mount_of_conn(conn), head.queue) else {
+            return Err((Code::UnknownQueue, format!("there is no queue {:?}", head.queue)));
+        };
+        if !is_name(head.name) {
+            let what = "a consumer's name has 1 to 128 bytes of letters, digits, '.', '_', '-' and ':'";
+            return Err((Code::BadName, what.into()));
         }
         let mut attachment = Attachment {
             id: self.ids + 1,
@@ -78,6 +80,10 @@ impl Broker {
             None => self.add_consumer(q, head)?,
         };
         let queue = &self.queues[q];
+        if let Some(c) = queue.consumers[index].as_ref().filter(|c| c.outstanding > 0 && c.filters != wanted) {
+            // What is under way comes back whatever the filters are: it must be this session's to see, too.
+            self.permit_consume(conn, head.queue, &c.filters).map_err(forbidden)?;
+        }
         let (window_max, epoch, volume) = (queue.settings.window, queue.epoch.0, queue.volume);
         let defaults = (queue.settings.attempts_max, queue.settings.backoff_ms);
         let Some(c) = self.queues[q].consumers[index].as_mut() else { return Ok(()) };

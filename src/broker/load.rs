@@ -5,6 +5,7 @@ use super::{Broker, HOUSEKEEPING_MS, Timer};
 use crate::config::{Keep, QueueSettings, Settings, Storage};
 use crate::model::{Epoch, MessageId, MountId, Now, Position, Priority, QueueId, Volume, Wall};
 use crate::queue::{Consumer, DedupeWindow, Queue};
+use crate::routing::Permissions;
 use crate::schedule::{Leap, Leaps};
 use crate::store::schema::{
     self, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK, META_COUNTERS, META_LEAPS,
@@ -375,6 +376,8 @@ impl Broker {
                 self.fail(conn, Code::Forbidden, "its tenant left the configuration");
             }
         }
+        self.permissions = Arc::new(Permissions::new(&self.settings.roles));
+        self.regrant();
         for queue in 0..self.queues.len() {
             self.release(queue);
             self.pump_queue(queue);

@@ -525,6 +525,7 @@ impl Broker {
             window_bytes: limits.window_bytes,
             time_ms: self.now.wall.0,
         };
+        self.grant(conn);
         self.control(conn, 0, FrameType::Welcome, &with_encodings(welcome));
         self.watch_expiry(conn, expires);
         self.arm_session(conn);
@@ -548,7 +549,9 @@ impl Broker {
         }
         self.counters.logins += 1;
         self.watch_expiry(conn, expires);
+        self.grant(conn);
         self.done(conn, 0, 0, 0, true);
+        self.reconsider(conn);
     }
 
     /// Notes when a session's credentials end.
@@ -614,7 +617,7 @@ fn taken(settings: &Settings, peer: &Peer) -> String {
 }
 
 /// The roles of a peer that shows nothing; `None` where strangers may not enter.
-fn stranger_roles(settings: &Settings, peer: &Peer) -> Option<Vec<Box<str>>> {
+pub(super) fn stranger_roles(settings: &Settings, peer: &Peer) -> Option<Vec<Box<str>>> {
     let here = match peer {
         Peer::Unix { .. } => true,
         Peer::Ip { address, .. } => address.ip().to_canonical().is_loopback(),

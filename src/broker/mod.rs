@@ -19,6 +19,7 @@ mod event;
 mod load;
 mod login;
 mod mount;
+mod permit;
 mod publish;
 mod quotas;
 mod rates;
@@ -37,6 +38,7 @@ pub use usage::{Usage, Whose};
 use crate::config::Settings;
 use crate::model::{ConnId, Epoch, Mono, Now, Wall};
 use crate::queue::Queue;
+use crate::routing::Permissions;
 use crate::schedule::{Due, Leap, Leaps};
 use crate::store::{Op, Reader, StoreError, Table, schema};
 use commit::VolumeState;
@@ -68,10 +70,12 @@ pub struct Broker {
     health: Health,
     reads: HashMap<u64, Waiting>,
     asks: HashMap<u64, Ask>,
+    logins: Logins,
+    /// What each role allows; sessions share it.
+    permissions: Arc<Permissions>,
     /// What a principal may publish, and what is left of it.
     rates: Limit,
     budgets: Budgets,
-    logins: Logins,
     /// Consumers to look at before the broker rests: queue and consumer index.
     pumps: Vec<(usize, usize)>,
     timers: Due<Timer>,
@@ -153,9 +157,10 @@ impl Broker {
             health: Health::default(),
             reads: HashMap::new(),
             asks: HashMap::new(),
+            logins: Logins::default(),
+            permissions: Arc::new(Permissions::new(&settings.roles)),
             rates: Limit::default(),
             budgets: Budgets::default(),
-            logins: Logins::default(),
             pumps: Vec::new(),
             timers: Due::default(),
             effects: VecDeque::new(),

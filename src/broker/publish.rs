@@ -11,6 +11,7 @@ use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
 use crate::model::{ConnId, Position, Record, RecordError, Volume};
 use crate::protocols::{Fault, Records};
 use crate::queue::Admission;
+use crate::routing::Grants;
 use crate::seal::PublicKeys;
 use crate::session::{Expect, Patience, Publisher, RunKind};
 use crate::store::schema;
@@ -59,6 +60,7 @@ impl Broker {
             return Err(Fault::new(Code::BadPublishNumber, "publish numbers end at 2^64-1"));
         }
         let mut publisher = std::mem::take(publishers.entry(stream).or_default());
+        let mut grants = c.grants.take();
         let mut fenced = None;
         let limited = self.is_limited(mount);
         let expect = publisher.expect(first);
@@ -79,13 +81,13 @@ impl Broker {
             let verdict = match fenced {
                 Some(code) => Err((code, 0)),
                 None if limited => match self.spend(conn, mount, record.len() as u64) {
-                    Ok(()) => self.publish_one(mount, contract, record),
+                    Ok(()) => self.publish_one(mount, grants.as_mut(), contract, record),
                     Err(wait_us) => {
                         publisher.wait(self.now.mono, wait_us);
                         Err((Code::RateLimited, retry_ms(wait_us)))
                     }
                 },
-                None => self.publish_one(mount, contract, record),
+                None => self.publish_one(mount, grants.as_mut(), contract, record),
             };
             let (kind, wait) = match verdict {
                 Ok(taken) => (RunKind::Ack(taken.outcome), taken.wait),
@@ -110,6 +112,7 @@ impl Broker {
         }
         let minded = if limited { self.mind(conn, &publisher, patience) } else { Ok(()) };
         if let Some(c) = self.conns.get_mut(&conn) {
+            c.grants = grants;
             c.session.unacked_messages += count;
             c.session.unacked_bytes += bytes;
             c.session.publishers.insert(stream, publisher);
@@ -118,7 +121,13 @@ impl Broker {
         minded
     }
 
-    fn publish_one(&mut self, mount: usize, asked: Contract, bytes: &[u8]) -> Result<Taken, Refused> {
+    fn publish_one(
+        &mut self,
+        mount: usize,
+        grants: Option<&mut Grants>,
+        asked: Contract,
+        bytes: &[u8],
+    ) -> Result<Taken, Refused> {
         if bytes.len() > self.settings.limits.message_bytes_max as usize {
             return Err((Code::MessageTooLarge, 0));
         }
@@ -126,7 +135,8 @@ impl Broker {
             RecordError::Channel(_) => (Code::BadChannel, 0),
             _ => (Code::BadRecord, 0),
         })?;
-        if record.channel.is_reserved() {
+        // Before anything else is told of it: whether its id is known is nobody's business who may not publish it.
+        if record.channel.is_reserved() || !grants.is_some_and(|g| g.may_publish(record.channel.as_str())) {
             return Err((Code::Forbidden, 0));
         }
         if asked == Contract::Upstream {
@@ -457,7 +467,9 @@ pub(super) const fn explain(code: Code) -> &'static str {
         Code::BadChannel => "the channel must have 1 to 1,024 bytes, at most 128 levels, no NUL and no wildcard",
         Code::BadRecord => "the record's bytes are malformed",
         Code::MessageTooLarge => "the message is larger than the broker or the queue takes",
-        Code::Forbidden => "channels that begin with $ belong to the broker",
+        Code::Forbidden => {
+            "no role of this session allows to publish here (and channels that begin with $ belong to the broker)"
+        }
         Code::NoQueue => {
             "no queue captures this channel that keeps what was asked: add one to the configuration, or ask for less"
         }

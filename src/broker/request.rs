@@ -7,6 +7,7 @@ use super::{Timer, admin};
 use crate::model::limits::HEAD_PROPERTIES_BYTES_MAX;
 use crate::model::{Channel, ConnId, Properties};
 use crate::protocols::Fault;
+use crate::routing::Ask as May;
 use crate::wire::{Cancel, Code, FrameType, Request, Response};
 
 /// A request under way.
@@ -36,6 +37,12 @@ impl Broker {
         body: &[u8],
     ) -> Result<(), Fault> {
         self.check_new_stream(conn, stream)?;
+        let administers = head.channel.starts_with(admin::PREFIX);
+        let what = if administers { May::Admin(head.channel) } else { May::Request(head.channel) };
+        if let Err(why) = self.permit(conn, &what) {
+            self.refuse(conn, stream, Code::Forbidden, &why);
+            return Ok(());
+        }
         if let Err((code, detail)) = self.ask(conn, stream, head, body) {
             self.refuse(conn, stream, code, detail);
         }

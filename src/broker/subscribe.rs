@@ -5,6 +5,7 @@ use super::conn::Stream;
 use super::{Broker, Waiting};
 use crate::model::{Channel, ConnId, Filter, Priority, Record, Volume, Wall};
 use crate::protocols::Fault;
+use crate::routing::Ask;
 use crate::store::schema::retained_key;
 use crate::store::{Past, ReadRequest, ReadResult, Table};
 use crate::wire::{Code, Done, Dropped, FrameType, History, Since, Subscribe, item_flag};
@@ -24,6 +25,11 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
+    /// What it hears.
+    pub(super) fn filter(&self) -> &str {
+        &self.filter
+    }
+
     /// Whether live messages pass as they come: nothing waits before them, and nothing is to be told.
     pub(super) const fn is_even(&self) -> bool {
         self.priming.is_none() && !self.paused && self.dropped == 0
@@ -81,6 +87,11 @@ impl Broker {
             self.refuse(conn, stream, Code::BadFilter, &why);
             return Ok(());
         };
+        let ask = if head.respond { Ask::Respond(head.filter) } else { Ask::Subscribe(head.filter) };
+        if let Err(why) = self.permit(conn, &ask) {
+            self.refuse(conn, stream, Code::Forbidden, &why);
+            return Ok(());
+        }
         if head.respond {
             return self.add_responder(conn, stream, head.filter);
         }
@@ -233,6 +244,10 @@ impl Broker {
             self.refuse(conn, stream, Code::BadChannel, "history is asked of a channel without wildcards");
             return Ok(());
         };
+        if let Err(why) = self.permit(conn, &Ask::Subscribe(head.channel)) {
+            self.refuse(conn, stream, Code::Forbidden, &why);
+            return Ok(());
+        }
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session.streams.insert(stream, Stream::History);
         }

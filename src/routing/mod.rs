@@ -1,5 +1,9 @@
 //! Which filters match a channel: a trie by level, in time that does not grow with the number of filters.
 
+mod permissions;
+
+pub use permissions::{Ask, Decision, Grants, Permissions};
+
 use std::collections::HashMap;
 
 /// Filters and what stands behind each.

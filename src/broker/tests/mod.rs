@@ -7,6 +7,7 @@ mod crash;
 mod limits;
 mod live;
 mod login;
+mod permits;
 mod publishing;
 mod review;
 mod signatures;

@@ -4,7 +4,7 @@
 use crate::broker::{Broker, Effect, Event, Peer, Transmit};
 use crate::config::{QueueSettings, Settings};
 use crate::model::{Channel, ConnId, MessageId, Mono, Now, Position, Record, Volume, Wall};
-use crate::session::{Attempt, NONCE_BYTES, Principal};
+use crate::session::{Attempt, Method, NONCE_BYTES, Principal};
 use crate::store::{Batch, MemoryStore, Op, Reader, Store, StoreError, Table, perform, schema};
 use crate::wire::{
     self, Ack, Batch as BatchHead, Code, Consume, Contract, Credit, Decoded, DeliverItems, ENCODING_LZ4,
@@ -294,7 +294,13 @@ impl World {
         self.send(conn, 0, &HELLO, &[]);
         if let Some((conn, _)) = self.asked.pop_front() {
             let roles = vec!["open".into()];
-            let principal = Principal { name: "somebody".into(), tenant: tenant.into(), roles, ..Principal::default() };
+            let principal = Principal {
+                name: "somebody".into(),
+                tenant: tenant.into(),
+                roles,
+                method: Method::Transport,
+                ..Principal::default()
+            };
             self.event(Event::Authenticated { conn, outcome: Ok(principal) });
         }
         conn
@@ -303,6 +309,7 @@ impl World {
     /// Makes a session that of an administrator.
     pub(super) fn administers(&mut self, conn: ConnId) {
         self.broker.conns.get_mut(&conn).expect("connected").session.principal.admin = true;
+        self.broker.grant(conn);
     }
 
     /// What the disk holds.
