@@ -42,7 +42,7 @@ impl Global {
 impl Global {
     /// Options of a command's client, with what the arguments say about TLS.
     pub(super) fn options(&self, command: &str) -> Options {
-        Options { tls: self.tls.trust(), ..options(command) }
+        Options { tls: self.tls.trust(), credentials: self.login.credentials(), ..options(command) }
     }
 }
 

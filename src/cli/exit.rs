@@ -27,6 +27,8 @@ pub enum Exit {
     Config = 6,
     /// The store is damaged, locked, or from a newer release.
     Store = 7,
+    /// The broker does not know who this is.
+    Login = 8,
     /// Stopped by a signal.
     Interrupted = 130,
 }
@@ -41,6 +43,7 @@ pub(super) const TABLE: &str = "Exit codes:
   5    timed out
   6    the configuration is invalid
   7    the store is damaged, locked or from a newer release
+  8    not let in: credentials are missing, refused or have ended
   130  interrupted
 
 Example:
@@ -80,6 +83,15 @@ impl CliError {
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
+            ClientError::Credentials(_) => Exit::Login,
+            ClientError::Refused(refusal)
+                if matches!(
+                    refusal.code,
+                    Some(Code::AuthFailed | Code::CredentialsExpired | Code::TooManyAttempts)
+                ) =>
+            {
+                Exit::Login
+            }
             ClientError::Connect(..) | ClientError::Tls(..) => Exit::Connect,
             ClientError::Refused(refusal) if refusal.code == Some(Code::DeadlineExceeded) => Exit::Timeout,
             ClientError::Refused(_) => Exit::Refused,
@@ -95,7 +107,13 @@ impl From<ClientError> for CliError {
             | ClientError::Entropy
             | ClientError::TooLarge(..) => Exit::Failure,
         };
-        Self::new(exit, error.to_string())
+        let hint = match exit {
+            Exit::Login => {
+                " (--token-file, --key-file, --user with --password-file, a certificate, or the Unix socket)"
+            }
+            _ => "",
+        };
+        Self::new(exit, format!("{error}{hint}"))
     }
 }
 

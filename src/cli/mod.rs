@@ -1,5 +1,6 @@
 //! The command line: one file a command; arguments in, an exit code out.
 
+mod acl;
 mod bench;
 mod check_config;
 mod connect;
@@ -8,6 +9,7 @@ mod end_to_end;
 mod exit;
 mod generate;
 mod keys;
+mod login_options;
 mod messages;
 mod output;
 mod passwd;
@@ -58,6 +60,8 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
     #[command(flatten)]
+    login: login_options::LoginOptions,
+    #[command(flatten)]
     tls: tls::TlsOptions,
 }
 
@@ -80,6 +84,9 @@ enum Command {
     Queue(queue::Queue),
     /// Show how the broker is
     Status(status::StatusArgs),
+    /// Say who may do what by the roles of a configuration
+    #[command(subcommand)]
+    Acl(acl::Acl),
     /// Make and explain certificates
     #[command(subcommand)]
     Tls(tls::Tls),
@@ -136,6 +143,7 @@ impl Command {
             Self::Reply(command) => command.run(global),
             Self::Queue(command) => command.run(global),
             Self::Status(command) => command.run(global),
+            Self::Acl(command) => command.run(global),
             Self::Tls(command) => command.run(global),
             Self::CheckConfig(command) => command.run(global),
             Self::Keys(command) => command.run(global),

@@ -8,8 +8,9 @@ use super::link::{CONTROL_BYTES_MAX, Event, Link, LinkError, Terms};
 use crate::model::limits::{CHUNK_BYTES_MAX, FRAME_PAYLOAD_BYTES_FLOOR, HEADER_BYTES};
 use crate::model::{Record, RecordError};
 use crate::wire::{
-    Ack, Close, Code, Consume, Contract, Credit, Decoded, FrameType, Head, Header, Nack, Outcome, Publish, PublishAck,
-    PublishNack, Request, Subscribe, Unsubscribe, WireError, decode, encode_into,
+    Ack, Auth, Close, Code, Consume, Contract, Credit, Decoded, EXTENSION_AUTH_METHODS, Extended, Extension, FrameType,
+    Head, Header, Nack, Outcome, Publish, PublishAck, PublishNack, Reauth, Request, Subscribe, Unsubscribe, WireError,
+    decode, encode_into,
 };
 use core::fmt;
 use heapless::Vec;
@@ -119,11 +120,47 @@ impl<const TX: usize, const RX: usize> Core<TX, RX> {
     /// # Errors
     /// [`CoreError::Full`] when the hello does not fit.
     pub fn connect(&mut self, now_ms: u64, client: &str, heartbeat_ms: u32) -> Result<(), CoreError> {
+        self.connect_with(now_ms, client, heartbeat_ms, &[])
+    }
+
+    /// As [`Core::connect`], and names the methods to log in by ([`crate::wire::auth_method`]), the preferred first. An
+    /// [`Event::Challenge`] follows for each, answered by [`Core::authenticate`], until one is taken.
+    ///
+    /// # Errors
+    /// As [`Core::connect`].
+    pub fn connect_with(
+        &mut self,
+        now_ms: u64,
+        client: &str,
+        heartbeat_ms: u32,
+        methods: &[u8],
+    ) -> Result<(), CoreError> {
         *self = Self::new();
         self.link = Link::new(now_ms);
         let largest = u32::try_from(RX).unwrap_or(u32::MAX);
         let hello = Link::hello(client, heartbeat_ms, FRAME_PAYLOAD_BYTES_FLOOR, largest);
-        self.queue(0, 0, &hello, &[])
+        if methods.is_empty() {
+            return self.queue(0, 0, &hello, &[]);
+        }
+        let extensions = [Extension { tag: EXTENSION_AUTH_METHODS, value: methods }];
+        self.queue_head(FrameType::Hello, 0, 0, &Extended { head: hello, extensions: &extensions }, &[])
+    }
+
+    /// Answers a challenge; [`crate::wire`] has what the data of each method is.
+    ///
+    /// # Errors
+    /// [`CoreError::Full`].
+    pub fn authenticate(&mut self, method: u8, data: &[u8]) -> Result<(), CoreError> {
+        self.queue(0, 0, &Auth { method, data }, &[])
+    }
+
+    /// Renews credentials in place, as before they end ([`Event::Goaway`] with `credentials-expired`). [`Event::Done`] on
+    /// stream 0 says that it worked; a key signs the challenge it had.
+    ///
+    /// # Errors
+    /// [`CoreError::NotOpen`] or [`CoreError::Full`].
+    pub fn reauthenticate(&mut self, method: u8, data: &[u8]) -> Result<(), CoreError> {
+        self.queue_open(0, &Reauth { method, data }, &[])
     }
 
     /// The terms, once the broker said welcome.
@@ -389,10 +426,21 @@ impl<const TX: usize, const RX: usize> Core<TX, RX> {
     }
 
     fn queue<'h, H: Head<'h>>(&mut self, flags: u16, stream: u32, head: &H, payload: &[u8]) -> Result<(), CoreError> {
+        self.queue_head(H::KIND, flags, stream, head, payload)
+    }
+
+    fn queue_head<H: serde::Serialize>(
+        &mut self,
+        kind: FrameType,
+        flags: u16,
+        stream: u32,
+        head: &H,
+        payload: &[u8],
+    ) -> Result<(), CoreError> {
         self.compact();
         let start = self.tx.len();
         self.tx.resize_default(TX).expect("TX is its capacity");
-        let written = encode_into(&mut self.tx[start..], H::KIND, flags, stream, Some(head), payload);
+        let written = encode_into(&mut self.tx[start..], kind, flags, stream, Some(head), payload);
         let len = *written.as_ref().unwrap_or(&0);
         self.tx.truncate(start + len);
         written.map_err(|_: WireError| CoreError::Full)?;
@@ -435,207 +483,4 @@ fn answered(unanswered: &mut u32, bytes: &mut u32, accepted_below: &mut u64, ack
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Channel, MessageId};
-    use crate::wire::{Deliver, DeliverItem, Hello, Ping, Pong, Welcome, encode};
-
-    const WELCOME: Welcome<'_> = Welcome {
-        version: 1,
-        server: "fake",
-        session: 7,
-        heartbeat_ms: 1_000,
-        frame_bytes_max: 16_384,
-        message_bytes_max: 65_536,
-        window_messages: 4,
-        window_bytes: 400,
-        time_ms: 5,
-    };
-
-    /// The broker's end: reads frames with `wire`, checks their sequence, writes answers.
-    #[derive(Default)]
-    struct Server {
-        sequence_in: u32,
-        sequence_out: u32,
-        bytes: Vec<u8, 4_096>,
-    }
-
-    impl Server {
-        fn send<'h, H: Head<'h>>(&mut self, stream: u32, head: &H, payload: &[u8]) {
-            let mut frame = [0; 1_024];
-            let len = encode(&mut frame, 0, stream, self.sequence_out, head, payload).expect("fits");
-            self.sequence_out += 1;
-            self.bytes.extend_from_slice(&frame[..len]).expect("fits");
-        }
-
-        /// Takes one frame from the client, hands it to `check`, returns the client's event on the answers so far.
-        fn take<const T: usize, const R: usize>(
-            &mut self,
-            core: &mut Core<T, R>,
-            now_ms: u64,
-            check: impl FnOnce(&crate::wire::Frame<'_>),
-        ) {
-            let Ok(Decoded::Frame(frame, len)) = decode(core.poll_transmit(), 16_384) else {
-                panic!("no whole frame is waiting")
-            };
-            assert_eq!(frame.header.sequence, self.sequence_in);
-            self.sequence_in += 1;
-            check(&frame);
-            core.transmitted(now_ms, len);
-        }
-
-        fn deliver_all<const T: usize, const R: usize>(&mut self, core: &mut Core<T, R>, now_ms: u64) {
-            let taken = core.receive(now_ms, &self.bytes);
-            assert_eq!(taken, self.bytes.len());
-            self.bytes.clear();
-        }
-    }
-
-    fn open() -> (Core<512, 512>, Server) {
-        let (mut core, mut server) = (Core::new(), Server::default());
-        core.connect(0, "micro", 0).expect("fits");
-        server.take(&mut core, 0, |frame| assert_eq!(frame.head::<Hello<'_>>().expect("hello").client, "micro"));
-        server.send(0, &WELCOME, &[]);
-        server.deliver_all(&mut core, 1);
-        assert_eq!(core.poll_event(), Ok(Some(Event::Welcome(WELCOME))));
-        assert_eq!(core.poll_event(), Ok(None));
-        (core, server)
-    }
-
-    fn record(payload: &[u8]) -> Record<'_> {
-        Record { id: MessageId([3; 16]), ..Record::new(Channel::parse("a/b").expect("valid"), payload) }
-    }
-
-    #[test]
-    fn a_publish_arrives_whole_and_its_ack_reopens_the_window() {
-        let (mut core, mut server) = open();
-        for number in 1..=4 {
-            assert_eq!(core.publish(Contract::Disk, &record(b"x")), Ok(number));
-        }
-        assert_eq!(core.publish(Contract::Disk, &record(b"x")), Err(CoreError::Window));
-        for number in 1..=4 {
-            server.take(&mut core, 2, |frame| {
-                let head: Publish = frame.head().expect("publish");
-                assert_eq!((head.number, head.total as usize), (number, frame.payload.len()));
-                assert_eq!(Record::decode(frame.payload), Ok(record(b"x")));
-            });
-        }
-        let ack = PublishAck { first: 1, count: 3, outcome: Outcome::Stored };
-        server.send(PUBLISH_STREAM, &ack, &[]);
-        server.deliver_all(&mut core, 3);
-        assert_eq!(core.poll_event(), Ok(Some(Event::PublishAck { stream: PUBLISH_STREAM, ack })));
-        assert_eq!(core.unanswered(), 1);
-        assert_eq!(core.publish(Contract::Disk, &record(b"x")), Ok(5));
-    }
-
-    #[test]
-    fn the_byte_window_and_the_buffers_say_no_and_change_nothing() {
-        let (mut core, _server) = open();
-        assert_eq!(core.publish(Contract::Queue, &record(&[0; 350])), Ok(1));
-        assert_eq!(core.publish(Contract::Queue, &record(&[0; 350])), Err(CoreError::Full));
-        let mut roomy: Core<4_096, 512> = Core::new();
-        roomy.connect(0, "", 0).expect("fits");
-        assert_eq!(roomy.publish(Contract::Queue, &record(b"")), Err(CoreError::NotOpen));
-        let mut server = Server::default();
-        server.send(0, &WELCOME, &[]);
-        server.deliver_all(&mut roomy, 0);
-        roomy.poll_event().expect("welcome");
-        assert_eq!(roomy.publish(Contract::Queue, &record(&[0; 350])), Ok(1));
-        assert_eq!(roomy.publish(Contract::Queue, &record(&[0; 350])), Err(CoreError::Window));
-        assert!(matches!(roomy.publish(Contract::Queue, &record(&[0; 4_096])), Err(CoreError::Full)));
-        assert_eq!(roomy.unanswered(), 1);
-    }
-
-    #[test]
-    fn after_a_retryable_refusal_publishing_goes_on_at_its_number() {
-        let (mut core, mut server) = open();
-        for _ in 0..3 {
-            core.publish(Contract::Queue, &record(b"x")).expect("window");
-        }
-        let nack =
-            |first, count, code: Code| PublishNack { first, count, code: code as u16, retry_after_ms: 10, detail: "" };
-        server.send(PUBLISH_STREAM, &PublishAck { first: 1, count: 1, outcome: Outcome::Stored }, &[]);
-        server.send(PUBLISH_STREAM, &nack(2, 1, Code::QueueFull), &[]);
-        server.deliver_all(&mut core, 2);
-        core.poll_event().expect("ack");
-        core.poll_event().expect("nack");
-        assert_eq!(core.publish(Contract::Queue, &record(b"y")), Err(CoreError::Fenced(2)));
-        assert_eq!(core.resume(), Err(CoreError::Window), "publish 3 has no answer yet");
-        server.send(PUBLISH_STREAM, &nack(3, 1, Code::Fenced), &[]);
-        server.deliver_all(&mut core, 3);
-        core.poll_event().expect("nack");
-        assert_eq!(core.resume(), Ok(()));
-        assert_eq!(core.publish(Contract::Queue, &record(b"x")), Ok(2));
-    }
-
-    #[test]
-    fn an_idle_link_pings_answers_pings_and_dies_after_three_silent_heartbeats() {
-        let (mut core, mut server) = open();
-        server.send(0, &Ping { nonce: 99 }, &[]);
-        server.deliver_all(&mut core, 500);
-        assert_eq!(core.poll_event(), Ok(Some(Event::Ping)));
-        server.take(&mut core, 500, |frame| assert_eq!(frame.head::<Pong>().expect("pong").nonce, 99));
-        assert_eq!(core.poll_timeout(), 1_500);
-        core.handle_timeout(1_499).expect("alive");
-        assert!(core.poll_transmit().is_empty());
-        core.handle_timeout(1_500).expect("alive");
-        server.take(&mut core, 1_500, |frame| assert_eq!(frame.header.kind, FrameType::Ping));
-        assert_eq!(core.poll_timeout(), 2_500);
-        core.handle_timeout(3_499).expect("alive");
-        assert_eq!(core.handle_timeout(3_500), Err(CoreError::Link(LinkError::Dead)));
-    }
-
-    #[test]
-    fn a_broker_that_does_not_answer_the_hello_is_given_up() {
-        let mut core: Core<256, 256> = Core::new();
-        core.connect(1_000, "micro", 0).expect("fits");
-        assert_eq!(core.poll_timeout(), 1_000 + u64::from(super::super::HEARTBEAT_MS_DEFAULT));
-        assert_eq!(core.handle_timeout(core.poll_timeout()), Err(CoreError::Link(LinkError::HandshakeTimeout)));
-    }
-
-    #[test]
-    fn deliveries_are_read_from_bytes_that_come_one_by_one_and_are_acknowledged() {
-        let (mut core, mut server) = open();
-        let mut bytes = [0; 128];
-        let len = record(b"warm").encode(&mut bytes).expect("fits");
-        let item =
-            DeliverItem { flags: 0, lane: 0, seq: 1, offset: 0, attempt: 1, stored_ms: 9, record: &bytes[..len] };
-        let mut payload = [0; 256];
-        let payload = postcard::to_slice(&item, &mut payload).expect("fits");
-        let head = Deliver { epoch: 4, first_tag: 1, count: 1, total: payload.len() as u32 };
-        server.send(2, &head, payload);
-        for (at, byte) in server.bytes.iter().enumerate() {
-            assert_eq!(core.receive(2, &[*byte]), 1);
-            let event = core.poll_event().expect("valid");
-            if at + 1 < server.bytes.len() {
-                assert_eq!(event, None);
-            } else {
-                let Some(Event::Deliver { stream: 2, payload, more: false, .. }) = event else { panic!("{event:?}") };
-                let (item, rest) = DeliverItem::take(payload).expect("an item");
-                assert!(rest.is_empty());
-                assert_eq!(Record::decode(item.record), Ok(record(b"warm")));
-            }
-        }
-        core.ack(2, 1, 1).expect("fits");
-        server.take(&mut core, 3, |frame| assert_eq!(frame.head::<Ack>(), Ok(Ack { first: 1, count: 1 })));
-    }
-
-    #[test]
-    fn a_gap_in_the_sequence_a_foreign_frame_and_a_frame_too_large_end_the_link() {
-        let (mut core, mut server) = open();
-        server.sequence_out += 1;
-        server.send(0, &Ping { nonce: 1 }, &[]);
-        server.deliver_all(&mut core, 2);
-        assert_eq!(core.poll_event(), Err(CoreError::Link(LinkError::Sequence(1, 2))));
-
-        let (mut core, mut server) = open();
-        server.send(1, &Publish { contract: Contract::Queue, number: 1, total: 0 }, &[]);
-        server.deliver_all(&mut core, 2);
-        assert_eq!(core.poll_event(), Err(CoreError::Link(LinkError::Unexpected(FrameType::Publish))));
-
-        let (mut core, mut server) = open();
-        server.send(2, &Deliver { epoch: 0, first_tag: 0, count: 1, total: 600 }, &[0; 600]);
-        assert_eq!(core.receive(2, &server.bytes), 512);
-        assert!(matches!(core.poll_event(), Err(CoreError::ReceiveBuffer(_, 512))));
-    }
-}
+mod tests;

@@ -21,6 +21,8 @@ pub enum ClientError {
     Disconnected(String),
     /// The broker sent what it may not.
     Link(LinkError),
+    /// What is to be shown to the broker cannot be had: why.
+    Credentials(String),
     /// The broker said no.
     Refused(Refusal),
     /// The caller's time is over.
@@ -98,6 +100,10 @@ impl fmt::Display for ClientError {
                 write!(f, "the connection broke ({why}); whether this was done is not known, so ask again")
             }
             Self::Link(e) => e.fmt(f),
+            Self::Credentials(why) => write!(f, "no credentials to show: {why}"),
+            Self::Refused(refusal) if refusal.code == Some(Code::AuthFailed) => {
+                write!(f, "the broker let nobody in: {refusal}; show credentials it knows")
+            }
             Self::Refused(refusal) => write!(f, "the broker refused: {refusal}"),
             Self::TimedOut => f.write_str("no answer came in time"),
             Self::Closed => f.write_str("the client is closed"),

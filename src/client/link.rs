@@ -5,9 +5,9 @@
 
 use crate::model::limits::HEADER_BYTES;
 use crate::wire::{
-    Cancel, Close, Code, Deliver, Done, Dropped, ENCODING_LZ4, EXTENSION_ENCODINGS, ErrorHead, FLAG_CONT, FLAG_MORE,
-    Frame, FrameType, Goaway, Hello, Pause, Ping, Pong, PublishAck, PublishNack, Request, Response, VERSION, Welcome,
-    WireError, encode, seal,
+    Auth, Cancel, Close, Code, Deliver, Done, Dropped, ENCODING_LZ4, EXTENSION_ENCODINGS, ErrorHead, FLAG_CONT,
+    FLAG_MORE, Frame, FrameType, Goaway, Hello, Pause, Ping, Pong, PublishAck, PublishNack, Request, Response, VERSION,
+    Welcome, WireError, encode, seal,
 };
 use core::fmt;
 
@@ -42,6 +42,13 @@ pub struct Terms {
 /// What a frame from the broker means. Borrows from the frame's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
+    /// The broker asks for credentials: answer with an auth frame.
+    Challenge {
+        /// One of [`crate::wire::auth_method`].
+        method: u8,
+        /// What is to be signed, for a key.
+        data: &'a [u8],
+    },
     /// The session is open.
     Welcome(Welcome<'a>),
     /// A request on this stream succeeded.
@@ -341,8 +348,9 @@ impl Link {
         }
         self.rx_sequence = self.rx_sequence.wrapping_add(1);
         let (stream, kind) = (header.stream, header.kind);
-        let opening = matches!(kind, FrameType::Welcome | FrameType::Error | FrameType::Close | FrameType::Goaway);
-        if self.terms.is_none() && !opening || self.terms.is_some() && kind == FrameType::Welcome {
+        let greeting = matches!(kind, FrameType::Welcome | FrameType::Auth);
+        let ending = matches!(kind, FrameType::Error | FrameType::Close | FrameType::Goaway);
+        if self.terms.is_none() && !greeting && !ending || self.terms.is_some() && greeting {
             return Err(LinkError::Unexpected(kind));
         }
         let more = header.flags & FLAG_MORE != 0;
@@ -359,6 +367,10 @@ impl Link {
                 let encodings = extensions.get(EXTENSION_ENCODINGS).unwrap_or_default();
                 self.open(&welcome, encodings.contains(&ENCODING_LZ4));
                 Event::Welcome(welcome)
+            }
+            FrameType::Auth => {
+                let head: Auth<'a> = frame.head()?;
+                Event::Challenge { method: head.method, data: head.data }
             }
             FrameType::Ok => Event::Done { stream, done: frame.head()? },
             FrameType::Error => Event::Error { stream, error: frame.head()? },
@@ -383,7 +395,6 @@ impl Link {
             FrameType::Close => Event::Close(frame.head()?),
             FrameType::Credit | FrameType::Report => Event::Ignored,
             FrameType::Hello
-            | FrameType::Auth
             | FrameType::Reauth
             | FrameType::Publish
             | FrameType::Batch

@@ -11,10 +11,14 @@ mod client;
 mod clock;
 mod core;
 #[cfg(feature = "daemon")]
+mod credentials;
+#[cfg(feature = "daemon")]
 mod error;
 #[cfg(feature = "daemon")]
 mod inbox;
 mod link;
+#[cfg(feature = "daemon")]
+mod login;
 #[cfg(feature = "daemon")]
 mod message;
 #[cfg(feature = "daemon")]
@@ -45,6 +49,8 @@ pub use checks::Checks;
 pub use client::{Client, OnSettled, Receipt};
 #[cfg(feature = "daemon")]
 pub use clock::sealer;
+#[cfg(feature = "daemon")]
+pub use credentials::{Credentials, SecretSource};
 #[cfg(feature = "daemon")]
 pub use error::{ClientError, Refusal};
 pub use link::{CONTROL_BYTES_MAX, Event, HEARTBEAT_MS_DEFAULT, HEARTBEATS_MISSED_MAX, Link, LinkError, Terms};

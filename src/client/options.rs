@@ -1,5 +1,6 @@
 //! What a caller may choose, each with its unit and default.
 
+use super::credentials::Credentials;
 use super::link::Terms;
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
 use crate::tls::Trust;
@@ -46,6 +47,8 @@ pub struct Options {
     pub message_bytes_max: u32,
     /// Largest whole answer to a request, in bytes.
     pub response_bytes_max: usize,
+    /// What to show to be let in; nothing leaves it to the transport.
+    pub credentials: Option<Credentials>,
     /// Whom to trust over TLS, and what to show there.
     pub tls: Trust,
 }
@@ -66,6 +69,7 @@ impl Default for Options {
             frame_bytes_max: FRAME_PAYLOAD_BYTES_DEFAULT,
             message_bytes_max: MESSAGE_BYTES_MAX,
             response_bytes_max: MESSAGE_BYTES_MAX as usize,
+            credentials: None,
             tls: Trust::default(),
         }
     }

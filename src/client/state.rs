@@ -554,7 +554,8 @@ impl State {
             Event::Close(close) => {
                 return Err(ClientError::Disconnected(Refusal::new(close.code, 0, close.detail).to_string()));
             }
-            Event::Goaway(_)
+            Event::Challenge { .. }
+            | Event::Goaway(_)
             | Event::Ping
             | Event::Pong
             | Event::Pause { .. }

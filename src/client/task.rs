@@ -4,15 +4,18 @@
 
 use super::address::Address;
 use super::clock::{jitter, now_ms};
+use super::credentials::{Credentials, Shown};
 use super::error::ClientError;
 use super::link::{CONTROL_BYTES_MAX, Link};
+use super::login::Login;
 use super::options::Options;
 use super::state::{Effects, Phase, Shared};
 use super::transport::{Transport, Transports};
 use crate::model::limits::{HEAD_BYTES_MAX, HEADER_BYTES};
 use crate::schedule::backoff_ms;
 use crate::wire::{
-    Close, Code, Decoded, ENCODING_LZ4, EXTENSION_ENCODINGS, Extended, Extension, FrameType, append, decode,
+    Close, Code, Decoded, ENCODING_LZ4, EXTENSION_AUTH_METHODS, EXTENSION_ENCODINGS, Extended, Extension, FrameType,
+    append, decode,
 };
 use smol::Timer;
 use smol::future::FutureExt as _;
@@ -36,6 +39,7 @@ const TURNS_MAX: u32 = 32;
 /// Runs a client until it is closed or cannot go on.
 pub(super) async fn run(shared: Arc<Shared>, address: Address, options: Options) {
     let started_ms = now_ms();
+    let from_file = options.credentials.as_ref().is_some_and(Credentials::is_file);
     let mut failures = 0;
     let mut transports = Transports::new(address, &options);
     let error = loop {
@@ -44,9 +48,15 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, options: Options)
             None => break ClientError::Closed,
             Some(Err(e)) => (e, false),
             Some(Ok(transport)) => {
-                let mut session = Session::new(&shared, transport, transports.address(), &options);
-                let error = poll_fn(|cx| session.poll(cx)).await;
-                (error, session.answered || now_ms() - attempt_ms >= SESSION_GOOD_MS)
+                // Read now, so that the attempt shows what is in force now.
+                match options.credentials.as_ref().map(Credentials::read).transpose() {
+                    Err(why) => (ClientError::Credentials(why), false),
+                    Ok(shown) => {
+                        let mut session = Session::new(&shared, transport, transports.address(), &options, shown);
+                        let error = poll_fn(|cx| session.poll(cx)).await;
+                        (error, session.answered || now_ms() - attempt_ms >= SESSION_GOOD_MS)
+                    }
+                }
             }
         };
         let mut effects = Effects::default();
@@ -60,11 +70,15 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, options: Options)
         if closing {
             break ClientError::Closed;
         }
-        if !options.reconnect && was_open || !patient || is_final(&error) {
+        if !options.reconnect && was_open || !patient || is_final(&error, was_open && from_file) {
             break error;
         }
         failures = if good { 0 } else { failures + 1 };
-        let wait_ms = backoff_ms(options.backoff_ms, options.backoff_ms_max, failures, jitter());
+        let asked_ms = match &error {
+            ClientError::Refused(refusal) => u64::from(refusal.retry_after_ms),
+            _ => 0,
+        };
+        let wait_ms = backoff_ms(options.backoff_ms, options.backoff_ms_max, failures, jitter()).max(asked_ms);
         log::debug!("{error}; trying {} again in {wait_ms} ms", transports.address());
         sleep(&shared, wait_ms).await;
     };
@@ -73,11 +87,13 @@ pub(super) async fn run(shared: Arc<Shared>, address: Address, options: Options)
     shared.run(&mut effects);
 }
 
-/// Whether connecting again cannot help.
-fn is_final(error: &ClientError) -> bool {
+/// Whether connecting again cannot help. Credentials from a file that once were good may be good again.
+fn is_final(error: &ClientError, may_be_renewed: bool) -> bool {
     match error {
+        ClientError::Credentials(_) => !may_be_renewed,
+        ClientError::Refused(refusal) if refusal.code == Some(Code::AuthFailed) => !may_be_renewed,
         ClientError::Refused(refusal) => {
-            matches!(refusal.code, Some(Code::AuthFailed | Code::Forbidden | Code::BadVersion | Code::BadName))
+            matches!(refusal.code, Some(Code::Forbidden | Code::NotSupported | Code::BadVersion | Code::BadName))
         }
         ClientError::Link(super::LinkError::Version(_)) => true,
         _ => false,
@@ -145,6 +161,7 @@ struct Session<'s> {
     shared: &'s Shared,
     transport: Transport,
     address: &'s Address,
+    login: Login<'s>,
     link: Link,
     timer: Timer,
     timer_ms: u64,
@@ -162,19 +179,32 @@ struct Session<'s> {
 }
 
 impl<'s> Session<'s> {
-    fn new(shared: &'s Shared, transport: Transport, address: &'s Address, options: &Options) -> Self {
+    fn new(
+        shared: &'s Shared,
+        transport: Transport,
+        address: &'s Address,
+        options: &'s Options,
+        shown: Option<Shown>,
+    ) -> Self {
         let now = now_ms();
         let mut link = Link::new(now);
         let mut tx = Vec::with_capacity(WRITE_BYTES + 32 * 1_024);
         let frame_bytes_max = options.frame_bytes_max.max(crate::model::limits::FRAME_PAYLOAD_BYTES_FLOOR);
         let hello = Link::hello(&options.name, options.heartbeat_ms, frame_bytes_max, options.message_bytes_max);
-        let extensions = &[Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] }];
+        let login = Login::new(options.credentials.as_ref(), shown);
+        let method = login.method().map(|method| [method]);
+        let encodings = Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] };
+        let extensions = match &method {
+            Some(method) => &[Extension { tag: EXTENSION_AUTH_METHODS, value: method }, encodings][..],
+            None => &[encodings],
+        };
         append(&mut tx, FrameType::Hello, 0, 0, Some(&Extended { head: hello, extensions }), &[]);
         link.seal(&mut tx);
         Self {
             shared,
             transport,
             address,
+            login,
             timer_ms: u64::MAX,
             timer: Timer::never(),
             link,
@@ -259,6 +289,9 @@ impl<'s> Session<'s> {
                     self.rx_start += len;
                     self.answered |= self.link.terms().is_some();
                     let event = self.link.handle_frame(&frame)?;
+                    if let Some(start) = self.login.handle(&event, now_ms(), &mut self.tx)? {
+                        self.link.seal(&mut self.tx[start..]);
+                    }
                     state.handle(&self.link, event, &mut self.effects)?;
                 }
             }
@@ -319,7 +352,11 @@ impl<'s> Session<'s> {
             state.pipeline.poll_timeout()
         };
         let mut next = self.link.poll_timeout();
-        for other in [expiring, self.hang_up_ms] {
+        let renewed = self.login.handle_timeout(now, &mut self.tx);
+        if let Some(start) = renewed {
+            self.link.seal(&mut self.tx[start..]);
+        }
+        for other in [expiring, self.hang_up_ms, self.login.poll_timeout()] {
             next = next.min(other.unwrap_or(next));
         }
         if blocked {
@@ -335,6 +372,6 @@ impl<'s> Session<'s> {
         if fired {
             self.timer_ms = 0;
         }
-        Ok(fired || (!pinged && self.link.has_control() && self.tx_sent == self.tx.len()))
+        Ok(fired || renewed.is_some() || (!pinged && self.link.has_control() && self.tx_sent == self.tx.len()))
     }
 }

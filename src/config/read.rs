@@ -18,9 +18,13 @@ const NOT_KEYS: &[&str] = &[
     "TIDEGATE_CERT",
     "TIDEGATE_CRL",
     "TIDEGATE_KEY",
+    "TIDEGATE_KEY_FILE",
+    "TIDEGATE_PASSWORD_FILE",
     "TIDEGATE_SEED",
     "TIDEGATE_SERVER_NAME",
+    "TIDEGATE_TOKEN_FILE",
     "TIDEGATE_URL",
+    "TIDEGATE_USER",
 ];
 /// What variables for tests begin with; they are no keys either.
 const TEST_PREFIX: &str = "TIDEGATE_TEST_";
