@@ -7,6 +7,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use tidegate::model::{Channel, Encoding, MessageId, Priority, Properties, Property, Record, limits, tag};
+use tidegate::seal::{
+    Algorithm, PublicKeys, SealError, Sealer, SealingKey, SealingKeys, SigningKey, expand_record, open, sign, verify,
+};
 use tidegate::wire::{
     AUTH_CONTEXT, AUTH_DATA_BYTES_MAX, AUTH_METHODS_MAX, Ack, AnyHead, Auth, Batch, BatchItems, Cancel, Close, Code,
     Consume, Contract, Credit, Decoded, Deliver, DeliverItem, DeliverItems, Done, Dropped, EXTENSION_AUTH_METHODS,
@@ -53,16 +56,25 @@ fn plain_record() -> Vec<u8> {
     record_bytes(&Record { id: ID, time_ms: 1_763_726_400_000, ..Record::new(channel("site/boiler/temp"), b"21.5") })
 }
 
+/// Properties of these tags and values, as they are encoded.
+fn properties_bytes(properties: &[(u32, &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for &(tag, value) in properties {
+        let mut one = [0; 128];
+        let n = Properties::encode_one(Property { tag, value }, &mut one).expect("fits");
+        bytes.extend_from_slice(&one[..n]);
+    }
+    bytes
+}
+
 /// A record with every field set.
 fn full_record() -> Vec<u8> {
-    let mut properties = Vec::new();
-    for (tag, value) in
-        [(tag::USER, &b"\x04unitC"[..]), (tag::CONTENT_TYPE, b"text/plain"), (tag::HOPS, &[1]), (99, b"?")]
-    {
-        let mut one = [0; 64];
-        let n = Properties::encode_one(Property { tag, value }, &mut one).expect("fits");
-        properties.extend_from_slice(&one[..n]);
-    }
+    let properties = properties_bytes(&[
+        (tag::USER, b"\x04unitC"),
+        (tag::CONTENT_TYPE, b"text/plain"),
+        (tag::HOPS, &[1]),
+        (99, b"?"),
+    ]);
     record_bytes(&Record {
         id: ID,
         priority: Priority::MAX,
@@ -74,6 +86,60 @@ fn full_record() -> Vec<u8> {
         properties: Properties::parse(&properties).expect("well-formed"),
         ..Record::new(channel("site/boiler/temp"), b"21.5")
     })
+}
+
+/// Whose signatures the golden records bear: bytes that everybody knows.
+fn golden_signing() -> SigningKey {
+    SigningKey::from_seed(&std::array::from_fn(|i| i as u8))
+}
+
+/// What the golden records are sealed with.
+fn golden_sealing() -> SealingKey {
+    SealingKey::from_bytes(&std::array::from_fn(|i| 0x20 + i as u8))
+}
+
+/// A message as its publisher states it, with a property that a signature does not speak of; sealed, signed, or both.
+fn end_to_end(payload: &[u8], seal: Option<Algorithm>, signed: bool) -> Vec<u8> {
+    let mut properties = properties_bytes(&[(tag::CONTENT_TYPE, b"text/plain"), (tag::HOPS, &[1])]);
+    let mut payload = payload.to_vec();
+    fn message<'a>(properties: &'a [u8], payload: &'a [u8]) -> Record<'a> {
+        Record {
+            id: ID,
+            time_ms: 1_763_726_400_000,
+            encoding: Encoding::Text,
+            properties: Properties::parse(properties).expect("well-formed"),
+            ..Record::new(channel("site/boiler/temp"), payload)
+        }
+    }
+    if let Some(algorithm) = seal {
+        let sealer = Sealer::new(golden_sealing(), algorithm, std::array::from_fn(|i| 0x40 + i as u8));
+        let sealed = sealer.seal(&message(&properties, &payload), false).expect("not sealed yet");
+        properties.extend(properties_bytes(&[(tag::SEAL, &sealed.property)]));
+        payload = sealed.payload;
+    }
+    if signed {
+        let key = golden_signing();
+        let signature = sign(&message(&properties, &payload), &key).expect("not compressed");
+        properties.extend(properties_bytes(&[(tag::SIGNATURE, &signature), (tag::SIGNER, &key.public().id().0)]));
+    }
+    record_bytes(&message(&properties, &payload))
+}
+
+/// The payload of [`lz4`], expanded: `21.5 ` twenty times.
+fn repeated() -> Vec<u8> {
+    b"21.5 ".repeat(20)
+}
+
+/// The same compressed, announced as `len` bytes. By hand, since a compressor may do it otherwise tomorrow.
+fn lz4(len: u8) -> Vec<u8> {
+    // Five letters, then from five bytes back 4 + 15 + 71 more, then the last five, which LZ4 wants as letters.
+    [&[len, 0x5F][..], b"21.5 ", &[5, 0, 71, 0x50], b"21.5 "].concat()
+}
+
+/// A record of which the payload alone is another, and compressed.
+fn compressed(record: &[u8], payload: &[u8]) -> Vec<u8> {
+    let record = Record::decode(record).expect("a record");
+    record_bytes(&Record { compressed: true, payload, ..record })
 }
 
 fn frame<'h, H: Head<'h>>(stream: u32, sequence: u32, head: &H, payload: &[u8]) -> Vec<u8> {
@@ -326,6 +392,28 @@ fn special() -> Vec<Case> {
     add("record-full", publish(&full_record()), Accepted, "a record with every field and four properties");
     add("consume-no-filters", consume_frame(0, &[]), Accepted, "no filter: everything in the queue");
 
+    // Section 23. What is wrong with the last three, a receiver finds in a frame that is well-formed.
+    let signed = end_to_end(b"21.5", None, true);
+    let sealed = end_to_end(b"21.5", Some(Algorithm::ChaCha20Poly1305), false);
+    let plain = end_to_end(&repeated(), None, false);
+    let packed = compressed(&end_to_end(&repeated(), None, true), &lz4(100));
+    let aes = end_to_end(b"21.5", Some(Algorithm::Aes256Gcm), false);
+    let both = end_to_end(b"21.5", Some(Algorithm::ChaCha20Poly1305), true);
+    add("record-signed", publish(&signed), Accepted, "a signed record");
+    add("record-sealed", publish(&sealed), Accepted, "a sealed record, by ChaCha20-Poly1305");
+    add("record-sealed-aes", publish(&aes), Accepted, "a sealed record, by AES-256-GCM");
+    add("record-sealed-signed", publish(&both), Accepted, "sealed, then signed");
+    add("record-compressed", publish(&compressed(&plain, &lz4(100))), Accepted, "a compressed record of 100 bytes");
+    add("record-signed-compressed", publish(&packed), Accepted, "signed, then compressed");
+    add(
+        "record-signed-forged",
+        publish(&last_flipped(&signed)),
+        Accepted,
+        "signed, then one bit of the payload flipped",
+    );
+    add("record-sealed-flipped", publish(&last_flipped(&sealed)), Accepted, "sealed, then one bit of its tag flipped");
+    add("record-compressed-lies", publish(&compressed(&plain, &lz4(99))), Accepted, "99 announced, 100 there");
+
     // The header.
     add("bad-truncated-header", good[..10].to_vec(), Incomplete(24), "ends within the header");
     add("bad-truncated-body", good[..good.len() - 1].to_vec(), Incomplete(good.len()), "its last byte is missing");
@@ -505,6 +593,12 @@ fn special() -> Vec<Case> {
     cases
 }
 
+fn last_flipped(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    *bytes.last_mut().expect("not empty") ^= 1;
+    bytes
+}
+
 fn record_item() -> Vec<u8> {
     let mut item = Vec::new();
     let record = &plain_record();
@@ -571,7 +665,7 @@ fn read_or_code(bytes: &[u8]) -> Result<String, Result<usize, Code>> {
             let properties: Vec<u32> = r.properties.iter().map(|p| p.tag).collect();
             let _ = write!(
                 text,
-                ", record `{:.40}` {:?} priority {} retain {} time {} ttl {} delay {} {:?} properties {properties:?} payload {:?}",
+                ", record `{:.40}` {:?} priority {} retain {} time {} ttl {} delay {} {:?} properties {properties:?} payload {}",
                 r.channel.as_str(),
                 r.id,
                 r.priority.get(),
@@ -580,8 +674,9 @@ fn read_or_code(bytes: &[u8]) -> Result<String, Result<usize, Code>> {
                 r.ttl_ms,
                 r.delay_ms,
                 r.encoding,
-                String::from_utf8_lossy(r.payload)
+                std::str::from_utf8(r.payload).map_or_else(|_| hex(r.payload), |payload| format!("{payload:?}")),
             );
+            text.push_str(&undone(bytes));
             Ok(())
         }
         Err(e) => Err(Err(Code::from(e))),
@@ -606,6 +701,32 @@ fn read_or_code(bytes: &[u8]) -> Result<String, Result<usize, Code>> {
         _ => {}
     }
     Ok(text)
+}
+
+/// What a reader with the golden keys makes of a record that is compressed, signed or sealed, as the page tells it to.
+fn undone(bytes: &[u8]) -> String {
+    let public: PublicKeys = [golden_signing().public()].into_iter().collect();
+    let sealing: SealingKeys = [golden_sealing()].into_iter().collect();
+    let mut text = String::new();
+    let expanded = match expand_record(bytes, limits::MESSAGE_BYTES_DEFAULT as usize) {
+        Ok(expanded) => expanded,
+        Err(e) => return format!(", compressed, which does not expand: {e}"),
+    };
+    let record = Record::decode(expanded.as_deref().unwrap_or(bytes)).expect("it was decoded before");
+    if expanded.is_some() {
+        let _ = write!(text, ", expanded {:?}", String::from_utf8_lossy(record.payload));
+    }
+    match verify(&record, &public) {
+        Ok(id) => drop(write!(text, ", signed by {id}")),
+        Err(SealError::Unsigned) => {}
+        Err(e) => drop(write!(text, ", signed, which does not hold: {e}")),
+    }
+    match open(&record, &sealing, limits::MESSAGE_BYTES_DEFAULT as usize) {
+        Ok(payload) => drop(write!(text, ", sealed payload {:?}", String::from_utf8_lossy(&payload))),
+        Err(SealError::NotSealed) => {}
+        Err(e) => drop(write!(text, ", sealed, which does not open: {e}")),
+    }
+    text
 }
 
 fn all() -> Vec<Case> {
@@ -638,7 +759,8 @@ fn index(cases: &[Case]) -> String {
         "# Golden frames\n\nOne file for each frame type, then frames that are legal and easily got wrong, then one for \
          each malformation. A\nreader that takes payloads up to 131,072 bytes must make of each exactly what stands \
          here. The bytes are frozen for\nversion 1; the page that explains them is `../frame.md`. Written by \
-         `TIDEGATE_BLESS=1 cargo test --test golden`, checked\nby `cargo test --test golden`.\n\n| file | bytes | hex | \
+         `TIDEGATE_BLESS=1 cargo test --test golden`, checked\nby `cargo test --test golden`.\n\nSigned records (section 23) are those of the seed 00 01 … 1f, sealed ones of \
+         the sealing key 20 21 … 3f with the salt\n40 41 … 4f and count 0: keys for tests only.\n\n| file | bytes | hex | \
          what a reader makes of it |\n| --- | ---: | --- | --- |\n",
     );
     for case in cases {
@@ -683,6 +805,35 @@ fn credentials_are_laid_out_as_the_page_says() {
     for (context, name) in [(AUTH_CONTEXT, "tidegate auth v1"), (REAUTH_CONTEXT, "tidegate reauth v1")] {
         assert_eq!(context, [name.as_bytes(), &[0]].concat());
         assert!(page.contains(&format!("the {} bytes `{name}` U+0000", context.len())), "{name}");
+    }
+}
+
+/// Those that are whole say what was published; those that were tampered with do not.
+#[test]
+fn golden_records_verify_open_and_expand_with_the_golden_keys() {
+    let found = |name: &str| {
+        let case = all().into_iter().find(|case| case.name == name).expect("a golden file");
+        read(&case.bytes).1
+    };
+    let signer = format!(", signed by {}", golden_signing().public().id());
+    let sealed = ", sealed payload \"21.5\"";
+    let expanded = format!(", expanded {:?}", String::from_utf8_lossy(&repeated()));
+    for (name, end) in [
+        ("record-signed", signer.clone()),
+        ("record-sealed", sealed.to_owned()),
+        ("record-sealed-aes", sealed.to_owned()),
+        ("record-sealed-signed", format!("{signer}{sealed}")),
+        ("record-compressed", expanded.clone()),
+        ("record-signed-compressed", format!("{expanded}{signer}")),
+    ] {
+        assert!(found(name).ends_with(&end), "{name}: {}", found(name));
+    }
+    for (name, fault) in [
+        ("record-signed-forged", ", signed, which does not hold: "),
+        ("record-sealed-flipped", ", sealed, which does not open: "),
+        ("record-compressed-lies", ", compressed, which does not expand: "),
+    ] {
+        assert!(found(name).contains(fault), "{name}: {}", found(name));
     }
 }
 

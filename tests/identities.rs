@@ -415,3 +415,12 @@ fn the_help_teaches() {
     assert!(place.ok(&["help", "token", "issue"]).contains("file:PATH, credential:NAME or env:NAME"));
     assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/identities.md").exists());
 }
+
+#[test]
+fn what_keys_show_prints_is_what_keys_authorize_takes() {
+    let place = Place::new();
+    let printed = place.ok(&["keys", "new", "a.key"]);
+    assert_eq!(place.ok(&["keys", "show", "a.key"]), printed);
+    place.ok(&["keys", "authorize", "identities", printed.trim(), "--name", "a", "--role", "open"]);
+    assert!(place.read("identities").contains(printed.split_whitespace().next().expect("a key")));
+}

@@ -29,7 +29,7 @@ const LANE: u8 = 4;
 const LEAF_BYTES: usize = 8 << 10;
 
 fn queue(n: u32) -> QueueKey {
-    QueueKey { mount: MountId(0), queue: QueueId(n) }
+    QueueKey { mount: MountId(n % 3), queue: QueueId(n) }
 }
 
 /// Messages of 200 bytes, each with its queue and number.

@@ -68,6 +68,11 @@ pub enum Event<'a> {
         /// Free bytes.
         free_bytes: u64,
     },
+    /// A TLS handshake failed, or new files of TLS were refused (`files`): for the counters.
+    NoTls {
+        /// Why, as a counter's label.
+        reason: &'static str,
+    },
     /// The time of [`super::Broker::poll_timeout`] has come.
     Timeout,
     /// New settings; what cannot change while running was already taken out and reported.

@@ -298,10 +298,13 @@ impl Broker {
         for c in self.conns.values_mut() {
             c.mount = places[c.mount];
         }
+        for ask in self.asks.values_mut() {
+            ask.mount = places[ask.mount];
+        }
         for (old, &at) in old_mounts.iter().zip(&places) {
             let mount = &mut self.mounts[at];
             mount.dedupe.adopt(&old.dedupe);
-            mount.connections = old.connections;
+            (mount.connections, mount.asks) = (old.connections, old.asks);
             mount.budget = old.budget;
             mount.tally.clone_from(&old.tally);
         }

@@ -195,6 +195,7 @@ impl Broker {
             Event::StoreReopened { reader } => self.handle_store_reopened(reader),
             Event::Read { token, result } => self.handle_read(token, result),
             Event::Disk { free_bytes } => self.handle_disk(free_bytes),
+            Event::NoTls { reason } => *self.counters.no_tls.entry(reason).or_default() += 1,
             Event::Timeout => self.handle_timeout(),
             Event::Reload { settings } => self.handle_reload(settings),
             Event::Stop { deadline } => self.handle_stop(deadline),

@@ -93,6 +93,8 @@ pub(super) struct Mount {
     pub(super) queues: Vec<usize>,
     /// Sessions in it.
     pub(super) connections: u32,
+    /// Requests of its sessions that wait for an answer.
+    pub(super) asks: u32,
     pub(super) quota: Quota,
     /// Bytes in its queues at most: what came since they were last asked is counted on top, what left is not.
     pub(super) stored_most: u64,
@@ -151,6 +153,7 @@ impl Mount {
             stored: false,
             queues: Vec::new(),
             connections: 0,
+            asks: 0,
             quota: Quota::default(),
             stored_most: u64::MAX,
             limit: Limit::default(),

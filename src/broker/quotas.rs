@@ -1,6 +1,7 @@
 //! How much a tenant may keep: bytes over all its queues, and channels.
 
 use super::Broker;
+use super::mount::DEAD;
 use super::tenants::Refused;
 use crate::config::{Overflow, TenantSettings};
 use crate::model::{Priority, Record};
@@ -29,7 +30,8 @@ impl Quota {
 /// Milliseconds after which a tenant may have room.
 pub(super) const RETRY_QUOTA_MS: u32 = 1_000;
 
-/// Queues that take a message, and what its tenant has too much then: bytes that those that drop their oldest make room for.
+/// Queues that take a message, and what its tenant has too much then: bytes that dead letters and those queues that drop their
+/// oldest make room for.
 pub(super) struct Takers {
     pub(super) list: Vec<(usize, Admission)>,
     pub(super) over: u64,
@@ -73,11 +75,16 @@ impl Broker {
         let over = stored.saturating_add(more).saturating_sub(most);
         let drops = |q: &usize| self.queues[*q].settings.overflow == Overflow::DropOldest;
         let may_go: u64 = keep().filter(drops).map(|q| self.queues[q].droppable(priority)).sum();
+        let may_go = may_go + self.dead_queues(mount).map(|q| self.queues[q].droppable(Priority::MAX)).sum::<u64>();
         if over > may_go {
             return Err((Code::QuotaExceeded, RETRY_QUOTA_MS));
         }
         self.mounts[mount].stored_most = stored.saturating_add(more);
         Ok(over)
+    }
+
+    fn dead_queues(&self, mount: usize) -> impl Iterator<Item = usize> {
+        self.mounts[mount].queues.iter().copied().filter(|&q| self.queues[q].settings.name.starts_with(DEAD))
     }
 
     /// Makes the queues that drop their oldest do so until the message fits its tenant's bytes.
@@ -95,6 +102,10 @@ impl Broker {
         let count = takers.iter().filter(|(_, a)| *a != Admission::DropNewest).count() as u64;
         let most = self.mounts[mount].quota.stored_bytes_max;
         let mut over = (self.stored_bytes(mount) + len * count).saturating_sub(most);
+        // Letters nobody takes would stop their tenant for ever: they go before the living.
+        for q in self.dead_queues(mount).collect::<Vec<_>>() {
+            over -= self.drop_bytes(q, over, Priority::MAX).min(over);
+        }
         for &(q, admission) in takers {
             if admission != Admission::DropNewest && self.queues[q].settings.overflow == Overflow::DropOldest {
                 over -= self.drop_bytes(q, over, record.priority).min(over);

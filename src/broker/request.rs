@@ -12,6 +12,8 @@ use crate::wire::{Cancel, Code, FrameType, Request, Response};
 
 /// A request under way.
 pub(super) struct Ask {
+    /// Place of the mount it is in.
+    pub(super) mount: usize,
     asker: (ConnId, u32),
     responder: (ConnId, u32),
 }
@@ -61,11 +63,11 @@ impl Broker {
         if channel.as_str().starts_with(admin::PREFIX) {
             return self.handle_admin(conn, stream, channel.as_str(), body);
         }
-        if self.asks.len() >= self.settings.limits.requests_max as usize {
+        let mount = self.mount_of_conn(conn);
+        if self.asks.len() >= self.settings.limits.requests_max as usize && !self.has_share(mount) {
             return Err((Code::LimitReached, "as many requests are under way as may be"));
         }
         let mut found = Vec::new();
-        let mount = self.mount_of_conn(conn);
         self.mounts[mount].responders.matches(channel.as_str(), &mut found);
         // One who does not read is no responder.
         let room = self.settings.limits.outbox_bytes_max as usize;
@@ -90,7 +92,8 @@ impl Broker {
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session.streams.insert(stream, Stream::Asking(id));
         }
-        self.asks.insert(id, Ask { asker: (conn, stream), responder: (to, asked) });
+        self.asks.insert(id, Ask { mount, asker: (conn, stream), responder: (to, asked) });
+        self.mounts[mount].asks += 1;
         let deadline_ms = match head.deadline_ms {
             0 => self.settings.limits.request_deadline_ms_max,
             ms => ms.min(self.settings.limits.request_deadline_ms_max),
@@ -99,6 +102,16 @@ impl Broker {
         let head = Request { deadline_ms, total: body.len() as u32, ..*head };
         self.message(to, asked, FrameType::Request, &head, body);
         Ok(())
+    }
+
+    /// Whether a mount waits for less than its share of all requests: one that fills the rest takes nobody's away.
+    fn has_share(&self, mount: usize) -> bool {
+        self.mounts.len() > 1 && u64::from(self.mounts[mount].asks) < self.share_of_asks()
+    }
+
+    /// Requests that each mount may have under way, whatever the others have.
+    pub(super) fn share_of_asks(&self) -> u64 {
+        u64::from(self.settings.limits.requests_max) / self.mounts.len() as u64
     }
 
     pub(super) fn handle_answer(
@@ -165,6 +178,7 @@ impl Broker {
     fn forget_ask(&mut self, id: u64) -> Option<Ask> {
         self.timers.remove(Timer::Ask(id));
         let ask = self.asks.remove(&id)?;
+        self.mounts[ask.mount].asks -= 1;
         for (conn, stream) in [ask.asker, ask.responder] {
             if let Some(c) = self.conns.get_mut(&conn) {
                 c.session.streams.remove(&stream);

@@ -40,7 +40,9 @@ impl Broker {
             |what, used: usize, bound: u64| visit(Usage { what, whose: Whose::Broker, used: used as u64, bound });
         let store = &self.settings.store;
         own("bytes waiting for the disk", self.disk.pending_bytes(), u64::from(store.pending_bytes_max));
-        own("requests waiting for an answer", self.asks.len(), u64::from(limits.requests_max));
+        // Beyond it each tenant still has its share.
+        let shares = if self.mounts.len() > 1 { self.share_of_asks() * self.mounts.len() as u64 } else { 0 };
+        own("requests waiting for an answer", self.asks.len(), u64::from(limits.requests_max) + shares);
         let principals = 2 * u64::from(limits.connections_max);
         own("principals whose rate is watched", self.budgets.len(), principals);
         for m in &self.mounts {

@@ -248,7 +248,9 @@ fn of_name_again(editor: &Editor, name: &str, tenant: &str) -> Result<Identity, 
 /// A public key as an argument: itself, or a file with one.
 fn public_key(text: &str) -> Result<PublicKey, CliError> {
     if text.starts_with(PUBLIC_PREFIX) {
-        return PublicKey::parse(text).map_err(|error| CliError::usage(format!("this is no public key: {error}")));
+        // As `keys show` prints it, with the id behind.
+        let key = text.split_whitespace().next().unwrap_or_default();
+        return PublicKey::parse(key).map_err(|error| CliError::usage(format!("this is no public key: {error}")));
     }
     let file = KeyFile::read(Path::new(text)).map_err(CliError::failure)?;
     file.public().map_err(|error| CliError::failure(format!("{text}: {error}")))

@@ -220,8 +220,10 @@ impl<M: Machine> Conductor<M> {
             }
             Notice::Tls(result) => {
                 let now = self.shared.now().wall;
-                if let Some(tls) = &mut self.tls {
-                    tls.renewed(result.map(|material| *material), now);
+                if let Some(tls) = &mut self.tls
+                    && !tls.renewed(result.map(|material| *material), now)
+                {
+                    self.handle(Event::NoTls { reason: "files" });
                 }
             }
         }

@@ -29,17 +29,25 @@ pub(super) struct Handshakes {
     executor: Weak<LocalExecutor<'static>>,
     under_way: RefCell<BTreeMap<u64, Task<()>>>,
     last: Cell<u64>,
+    /// Hears of each refusal.
+    tell: Box<dyn Fn(&'static str)>,
     said: Cell<Option<Mono>>,
     unsaid: Cell<u64>,
 }
 
 impl Handshakes {
-    pub(super) fn new(tls: Tls, executor: &Rc<LocalExecutor<'static>>) -> Rc<Self> {
+    /// `tell` is told the reason of each refusal.
+    pub(super) fn new(
+        tls: Tls,
+        executor: &Rc<LocalExecutor<'static>>,
+        tell: impl Fn(&'static str) + 'static,
+    ) -> Rc<Self> {
         Rc::new(Self {
             tls,
             executor: Rc::downgrade(executor),
             under_way: RefCell::default(),
             last: Cell::new(0),
+            tell: Box::new(tell),
             said: Cell::new(None),
             unsaid: Cell::new(0),
         })
@@ -92,11 +100,13 @@ impl Handshakes {
             let oldest = under_way.pop_first();
             drop(under_way);
             drop(oldest);
+            (self.tell)("crowd");
             log::debug!("a handshake was dropped: {HANDSHAKES_MAX} others are under way");
         }
     }
 
     fn refused(&self, address: SocketAddr, error: &TlsError) {
+        (self.tell)(error.reason);
         let now = clock::mono();
         if self.said.get().is_some_and(|at| now.ms_since(at) < SAY_EVERY_MS) {
             self.unsaid.set(self.unsaid.get() + 1);

@@ -221,7 +221,9 @@ pub fn serve_with<M: Machine + 'static>(
     let porter = Porter::spawn(Arc::clone(&settings), identities, inbox.clone()).map_err(ServeError::Identities)?;
 
     let executor = Rc::new(LocalExecutor::new());
-    let handshakes = tls.clone().map(|tls| Handshakes::new(tls, &executor));
+    let counted = Rc::clone(&shared);
+    let tell = move |reason| counted.handle(Event::NoTls { reason });
+    let handshakes = tls.clone().map(|tls| Handshakes::new(tls, &executor, tell));
     let admission = Admission::new(&shared, &executor, handshakes);
     let acceptors = listeners
         .into_iter()

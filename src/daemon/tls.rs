@@ -134,8 +134,8 @@ impl Keeper {
         Self { tls, next_look: now.plus_ms(LOOK_EVERY_MS), next_ends: now }
     }
 
-    /// What was read again comes into force, unless something is wrong with it.
-    pub(super) fn renewed(&mut self, result: Result<Material, MaterialError>, now: Wall) {
+    /// What was read again comes into force, unless something is wrong with it; tells whether it does.
+    pub(super) fn renewed(&mut self, result: Result<Material, MaterialError>, now: Wall) -> bool {
         match result.and_then(|material| match material.out_of_date(now) {
             Some(why) => Err(why),
             None => Ok(material),
@@ -147,8 +147,12 @@ impl Keeper {
                 said(&material);
                 self.tls.replace(material);
                 say_ends(&self.tls.material(), now);
+                true
             }
-            Err(error) => log::error!("TLS: the new files are refused, the old ones stay in force: {error}"),
+            Err(error) => {
+                log::error!("TLS: the new files are refused, the old ones stay in force: {error}");
+                false
+            }
         }
     }
 

@@ -50,6 +50,8 @@ pub struct Counters {
     pub logins: u64,
     /// Credentials refused, by reason.
     pub denied: BTreeMap<&'static str, u64>,
+    /// TLS handshakes that failed, by reason; new files of TLS that were refused are `files`.
+    pub no_tls: BTreeMap<&'static str, u64>,
     /// Publishes refused, by code.
     pub refused: BTreeMap<Code, u64>,
     /// Sessions ended by us, by code.
@@ -83,12 +85,16 @@ impl Counters {
             ("connections", self.connections),
             ("logins", self.logins),
             ("denied", self.denied.values().sum()),
+            ("no_tls", self.no_tls.values().sum()),
             ("refused", self.refused.values().sum()),
         ] {
             f(name.into(), value);
         }
         for (reason, value) in &self.denied {
             f(format!("denied.{reason}"), *value);
+        }
+        for (reason, value) in &self.no_tls {
+            f(format!("no_tls.{reason}"), *value);
         }
         for (code, value) in &self.refused {
             f(format!("refused.{code}"), *value);

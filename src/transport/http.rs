@@ -242,6 +242,11 @@ impl Visitor {
             log::debug!("{:?}: {words}", self.visit.peer);
             return refusal(StatusCode::FORBIDDEN, &format!("{words}\n"));
         }
+        if origin::hides_a_proxy(&request.headers, &self.visit.peer, &trusted) {
+            let words = "a proxy on this machine forwards this: list its address in http.trusted_proxies";
+            log::warn!("{words}");
+            return refusal(StatusCode::FORBIDDEN, &format!("{words}\n"));
+        }
         let upgrade = websocket::check(request, self.site.protocols());
         if upgrade.answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let peer = origin::client(&request.headers, &self.visit.peer, &trusted);

@@ -57,6 +57,16 @@ pub(super) fn client(headers: &HeaderMap, peer: &Peer, trusted: &Networks) -> Pe
     Peer::Ip { address: found, via: *via, certificate: certificate.clone() }
 }
 
+/// Whether a proxy on this machine, which nobody listed, speaks for somebody else: taken for a peer of this machine, the
+/// world would have the rights of one.
+pub(super) fn hides_a_proxy(headers: &HeaderMap, peer: &Peer, trusted: &Networks) -> bool {
+    let Peer::Ip { address, .. } = peer else { return false };
+    let ip = address.ip().to_canonical();
+    ip.is_loopback()
+        && !trusted.contains(ip)
+        && (headers.contains_key(FORWARDED) || headers.contains_key(X_FORWARDED_FOR))
+}
+
 const FORWARDED: HeaderName = hyper::header::FORWARDED;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -219,6 +229,22 @@ mod tests {
         // The proxy adds the one, the client sends the other along.
         let both = [("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=9.9.9.9")];
         assert_eq!(found(&both, "10.0.0.1:5", &["10.0.0.0/8"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_proxy_of_this_machine_must_be_listed() {
+        let listed = Networks::new(&["127.0.0.1".into()]);
+        let forwarded = headers(&[("x-forwarded-for", "192.0.2.7")]);
+        for (address, trusted, hidden) in [
+            ("127.0.0.1:5", &Networks::default(), true),
+            ("[::ffff:127.0.0.1]:5", &Networks::default(), true),
+            ("[::1]:5", &listed, true),
+            ("127.0.0.1:5", &listed, false),
+            ("192.0.2.1:5", &Networks::default(), false),
+        ] {
+            assert_eq!(hides_a_proxy(&forwarded, &peer(address, Via::Http), trusted), hidden, "{address}");
+            assert!(!hides_a_proxy(&headers(&[("host", "x")]), &peer(address, Via::Http), trusted), "{address}");
+        }
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The client's half of the opening handshake (RFC 6455, section 4.1).
 
 use super::{Frames, SUBPROTOCOL};
+use async_tungstenite::tungstenite::handshake::client::{Response, generate_key};
+use async_tungstenite::tungstenite::handshake::derive_accept_key;
+use async_tungstenite::tungstenite::handshake::machine::TryParse;
+use async_tungstenite::tungstenite::http::header;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use std::fmt;
 use std::io;
-use tungstenite::handshake::client::{Response, generate_key};
-use tungstenite::handshake::derive_accept_key;
-use tungstenite::handshake::machine::TryParse;
-use tungstenite::http::header;
 
 /// Longest answer to the handshake, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1_024;

@@ -4,12 +4,12 @@ use super::messages::Role;
 use super::{Limits, Message, Messages, close};
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_FLOOR, HEAD_BYTES_MAX, HEADER_BYTES};
 use crate::wire::{Close, Code, Decoded, ErrorHead, FrameType, MAGIC, decode, frame_len};
+use async_tungstenite::tungstenite::Bytes;
+use async_tungstenite::tungstenite::protocol::frame::coding::Data;
 use smol::io::{AsyncRead, AsyncWrite};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tungstenite::Bytes;
-use tungstenite::protocol::frame::coding::Data;
 
 /// About the most that waits to be sent, in bytes, beside one frame.
 const UNSENT_BYTES: usize = 64 * 1_024;

@@ -1,17 +1,17 @@
 //! Whole messages over a byte stream, both ways, with a bound on all that is held.
 
 use super::close;
+use async_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use async_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use async_tungstenite::tungstenite::protocol::frame::{CloseFrame, FrameHeader};
+use async_tungstenite::tungstenite::protocol::{WebSocketConfig, WebSocketContext};
+use async_tungstenite::tungstenite::{Bytes, Error, Utf8Bytes};
 use smol::io::{AsyncRead, AsyncWrite};
 use std::io::{self, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tungstenite::error::{CapacityError, ProtocolError};
-use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, FrameHeader};
-use tungstenite::protocol::{WebSocketConfig, WebSocketContext};
-use tungstenite::{Bytes, Error, Utf8Bytes};
 
-pub use tungstenite::protocol::Role;
+pub use async_tungstenite::tungstenite::protocol::Role;
 
 /// What is read at once, and held for an idle connection, in bytes.
 const READ_BYTES: usize = 4 * 1_024;
@@ -131,8 +131,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Messages<S> {
             let read = self.context.read(&mut bridge);
             self.unsent.replies += self.unsent.bytes.len().saturating_sub(before);
             match read {
-                Ok(tungstenite::Message::Binary(bytes)) => return self.whole(Message::Binary(bytes)),
-                Ok(tungstenite::Message::Text(text)) => return self.whole(Message::Text(text)),
+                Ok(async_tungstenite::tungstenite::Message::Binary(bytes)) => {
+                    return self.whole(Message::Binary(bytes));
+                }
+                Ok(async_tungstenite::tungstenite::Message::Text(text)) => return self.whole(Message::Text(text)),
                 Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.poll_drain(cx))?;
@@ -214,8 +216,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Messages<S> {
             return Ok(());
         }
         let message = match kind {
-            Data::Text => tungstenite::Message::Text(Utf8Bytes::try_from(bytes.to_vec()).map_err(io::Error::other)?),
-            _ => tungstenite::Message::Binary(Bytes::copy_from_slice(bytes)),
+            Data::Text => async_tungstenite::tungstenite::Message::Text(
+                Utf8Bytes::try_from(bytes.to_vec()).map_err(io::Error::other)?,
+            ),
+            _ => async_tungstenite::tungstenite::Message::Binary(Bytes::copy_from_slice(bytes)),
         };
         let mut bridge = Bridge { stream: &mut self.stream, unsent: &mut self.unsent, left: &mut self.left, cx };
         self.context.write(&mut bridge, message).map_err(|error| match error {

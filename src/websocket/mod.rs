@@ -8,11 +8,11 @@ mod frames;
 mod messages;
 mod server;
 
+pub use async_tungstenite::tungstenite::protocol::frame::coding::Data;
 pub use client::{HandshakeError, connect};
 pub use frames::Frames;
 pub use messages::{Limits, Message, Messages, Role};
 pub use server::{Upgrade, check};
-pub use tungstenite::protocol::frame::coding::Data;
 
 /// Where frames are spoken.
 pub const PATH: &str = "/ws";

@@ -1,8 +1,8 @@
 //! The server's half of the opening handshake (RFC 6455, section 4.2): a request judged, and the answer to it.
 
-use tungstenite::handshake::derive_accept_key;
-use tungstenite::http::request::Parts;
-use tungstenite::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use async_tungstenite::tungstenite::handshake::derive_accept_key;
+use async_tungstenite::tungstenite::http::request::Parts;
+use async_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 
 /// What is answered to a request that may become a WebSocket.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ fn is_key(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tungstenite::http::Request;
+    use async_tungstenite::tungstenite::http::Request;
 
     fn asked(change: impl FnOnce(&mut Parts)) -> Upgrade {
         let request = Request::get("/ws")

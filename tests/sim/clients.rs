@@ -1,6 +1,6 @@
 //! Clients: the real core, and programs that publish, consume and subscribe with it.
 
-use crate::ledger::ReaderKey;
+use crate::ledger::{ReaderKey, full_name};
 use crate::plan::{ClientPlan, ConsumerPlan, Message, RolePlan};
 use crate::tap::{Assembler, Seen};
 use crate::world::{Ev, Verdict, World};
@@ -85,7 +85,7 @@ impl Client {
             }
             RolePlan::Consumer(c) => Role::Consumer(Worker {
                 plan: c.clone(),
-                key: (plan.host, c.queue.clone(), c.name.clone()),
+                key: (plan.host, full_name(&plan.tenant, &c.queue), c.name.clone()),
                 held: BTreeMap::new(),
             }),
             RolePlan::Subscriber { filter, history, retained, slow } => Role::Subscriber(Subscriber {
@@ -488,7 +488,8 @@ impl World<'_> {
                     }
                     (s.last, s.exact) = (Some((seen.epoch, seen.offset)), true);
                 }
-                self.ledger.heard(l, host, &filter, &seen);
+                let tenant = &self.clients[c].plan.tenant;
+                self.ledger.heard(l, host, tenant, &filter, &seen);
             }
             Role::Publisher(_) => self.ledger.fail("a publisher is sent no messages", format!("client {c}")),
         }

@@ -2,7 +2,7 @@
 
 use crate::contents::{stored, uids};
 use crate::ledger::Life;
-use crate::plan::Cut;
+use crate::plan::{Cut, TENANT};
 use crate::tap::Told;
 use crate::world::{Ev, World};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,6 +11,7 @@ use tidegate::broker::{Broker, Effect, Event, Peer, Transmit, Volume};
 use tidegate::config::Settings;
 use tidegate::model::{ConnId, Mono, Now, Wall};
 use tidegate::schedule::SteadyWall;
+use tidegate::session::Principal;
 use tidegate::store::testing::{FaultyDisk, Lost};
 use tidegate::store::{
     Batch, MemoryStore, OpenOptions, ReadRequest, Reader, Store, StoreError, Table, open_on, perform, schema,
@@ -283,8 +284,15 @@ impl World<'_> {
                         self.look_later(link);
                     }
                 }
-                Effect::Authenticate { .. } => {
-                    self.ledger.fail("an administrator needs no credentials", "some were checked".into());
+                Effect::Authenticate { conn, .. } => {
+                    // A user of the machine whom the identities name: no administrator, and of that tenant.
+                    let roles = vec!["open".into()];
+                    let principal =
+                        Principal { name: "sim".into(), tenant: TENANT.into(), roles, ..Principal::default() };
+                    let now = self.host_now(h);
+                    if let Some(broker) = self.hosts[h].broker.as_mut() {
+                        broker.handle(now, Event::Authenticated { conn, outcome: Ok(principal) });
+                    }
                 }
                 Effect::Reserve { present } => {
                     let bytes = self.hosts[h].settings.store.reserve_bytes;
@@ -490,7 +498,9 @@ impl World<'_> {
     }
 
     pub fn opened(&mut self, h: usize, conn: ConnId) {
-        self.tell(h, Event::Opened { conn, peer: Peer::Unix { uid: 0, pid: 0, admin: true }, nonce: [7; 32] });
+        let client = self.hosts[h].conns.get(&conn).map(|l| self.links[*l].client);
+        let admin = client.is_none_or(|c| self.clients[c].plan.tenant.is_empty());
+        self.tell(h, Event::Opened { conn, peer: Peer::Unix { uid: 0, pid: 0, admin }, nonce: [7; 32] });
     }
 
     /// The broker's end of a connection is looked at, as the daemon's task of it does.

@@ -43,7 +43,7 @@ pub struct Life {
     pub losses: u64,
 }
 
-/// A durable reader of a queue: host, queue, consumer.
+/// A durable reader of a queue: host, queue by its full name, consumer.
 pub type ReaderKey = (usize, String, String);
 
 #[derive(Default)]
@@ -99,7 +99,8 @@ impl Ledger {
     /// The queues of a broker that capture a message's channel.
     fn captures(&self, uid: u32) -> impl Iterator<Item = &QueueSettings> {
         let m = &self.messages[uid as usize];
-        self.queues[m.host].iter().filter(|q| q.capture.iter().any(|f| matches(f, &m.channel)))
+        let its = self.queues[m.host].iter().filter(|q| q.tenant == m.tenant);
+        its.filter(|q| q.capture.iter().any(|f| matches(f, &m.channel)))
     }
 
     /// Whether its ack may leave only after a sync.
@@ -176,8 +177,11 @@ impl Ledger {
             self.fail("a place of a queue is never another message's", detail);
         }
         if let Some(of) = queue.strip_prefix("$dead/") {
+            if !self.captures(seen.uid).any(|q| full_name(&q.tenant, &q.name) == of) {
+                self.fail("no tenant sees another's", format!("message {} in {queue}", seen.uid));
+            }
             self.dead.insert((*host, of.to_owned(), seen.uid));
-        } else if !self.captures(seen.uid).any(|q| q.name == *queue) {
+        } else if !self.captures(seen.uid).any(|q| full_name(&q.tenant, &q.name) == *queue) {
             self.fail("delivery only to matching filters", format!("{queue} captured {:?}", seen.channel));
         }
         let state = self.readers.entry(key.clone()).or_default();
@@ -205,9 +209,12 @@ impl Ledger {
     }
 
     /// A subscriber of a filter got a message.
-    pub fn heard(&mut self, link: usize, host: usize, filter: &str, seen: &Seen) {
+    pub fn heard(&mut self, link: usize, host: usize, tenant: &str, filter: &str, seen: &Seen) {
         if !self.same(seen) {
             return;
+        }
+        if self.messages[seen.uid as usize].tenant != tenant {
+            self.fail("no tenant sees another's", format!("{tenant:?} heard message {}", seen.uid));
         }
         if !matches(filter, &seen.channel) {
             self.fail("delivery only to matching filters", format!("{filter:?} heard {:?}", seen.channel));
@@ -249,10 +256,11 @@ impl Ledger {
                     Storage::Memory => kept.stored && kept.process == now.process,
                     Storage::Disk => kept.durable || kept.losses == now.losses,
                 };
-                if !holds || self.dead.contains(&(m.host, q.name.clone(), uid)) {
+                if !holds || self.dead.contains(&(m.host, full_name(&q.tenant, &q.name), uid)) {
                     continue;
                 }
-                let readers = self.readers.iter().filter(|((host, queue, _), _)| *host == m.host && *queue == q.name);
+                let name = full_name(&q.tenant, &q.name);
+                let readers = self.readers.iter().filter(|((host, queue, _), _)| *host == m.host && *queue == name);
                 for (key, state) in readers {
                     let wants = state.filters.is_empty() || state.filters.iter().any(|f| matches(f, &m.channel));
                     if wants && !state.done.contains(&uid) {
@@ -304,7 +312,8 @@ impl Ledger {
             if queue.starts_with("$dead/") || self.may_repeat(*uid) {
                 continue;
             }
-            let memory = self.queues[*host].iter().any(|q| q.name == *queue && q.storage == Storage::Memory);
+            let is_memory = |q: &QueueSettings| full_name(&q.tenant, &q.name) == *queue && q.storage == Storage::Memory;
+            let memory = self.queues[*host].iter().any(is_memory);
             let mixed = memory && (m.retain || self.captures(*uid).any(|q| q.storage == Storage::Disk));
             let dropping = |q: &QueueSettings| q.storage == Storage::Disk && q.overflow != Overflow::Reject;
             if mixed && (self.store_failed || self.captures(*uid).any(dropping)) {
@@ -328,6 +337,15 @@ impl Ledger {
         if let Some(Broken { promise, detail }) = broken {
             self.fail(promise, detail);
         }
+    }
+}
+
+/// A queue's name with its tenant's, as an administrator gives it.
+pub fn full_name(tenant: &str, queue: &str) -> String {
+    match (tenant, queue.strip_prefix("$dead/")) {
+        ("", _) => queue.to_owned(),
+        (_, Some(of)) => format!("$dead/{tenant}/{of}"),
+        (_, None) => format!("{tenant}/{queue}"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a seed stands for: settings, queues, clients, what they do, and what goes wrong when.
 
 use fastrand::Rng;
-use tidegate::config::{Keep, Overflow, QueueSettings, Settings, Storage};
+use tidegate::config::{Keep, Overflow, QueueSettings, Settings, Storage, TenantSettings};
 use tidegate::model::MessageId;
 use tidegate::store::testing::Lost;
 use tidegate::wire::Contract;
@@ -32,6 +32,8 @@ pub struct Plan {
 pub struct Message {
     pub publisher: usize,
     pub host: usize,
+    /// Its publisher's; empty for none.
+    pub tenant: String,
     pub channel: String,
     pub id: MessageId,
     pub contract: Contract,
@@ -47,6 +49,8 @@ pub struct Message {
 #[derive(Clone, Debug)]
 pub struct ClientPlan {
     pub host: usize,
+    /// Empty for none.
+    pub tenant: String,
     pub heartbeat_ms: u32,
     pub role: RolePlan,
     /// Bytes of the sockets' buffers, each way.
@@ -111,6 +115,8 @@ pub enum Cut {
     AfterAck(u32),
 }
 
+/// The name of the one tenant there may be.
+pub const TENANT: &str = "red";
 const MS: u64 = 1_000;
 const HOUR_MS: i64 = 3_600_000;
 
@@ -166,6 +172,7 @@ impl Plan {
             };
             plan.add_client(rng, role);
         }
+        plan.add_tenant(&mut Rng::with_seed(seed ^ 0x7465_6e61), history, ttl);
         for _ in 0..one(rng, &[0, 1, 1, 2, 3, 4]) {
             let at = rng.u64(300 * MS..heal_us);
             let fault = plan.fault(rng);
@@ -187,6 +194,42 @@ impl Plan {
         let jumps = plan.faults.iter().any(|(_, f)| matches!(f, Fault::Wall(ms) if *ms > 0));
         plan.window_holds = !jumps && dedupe.ids_max as usize > plan.messages.len() && dedupe.window_ms > 100_000;
         plan
+    }
+
+    /// In some worlds a tenant has queues of the same names, and publishes under the same ids.
+    fn add_tenant(&mut self, rng: &mut Rng, history: bool, ttl: bool) {
+        if !chance(rng, 40) {
+            return;
+        }
+        let (clients, messages) = (self.clients.len(), self.messages.len());
+        let own = |q: QueueSettings| QueueSettings { tenant: TENANT.into(), ..q };
+        let queues: Vec<_> = (0..rng.usize(1..=2)).map(|n| own(queue(rng, n, history))).collect();
+        for _ in 0..rng.usize(1..=2) {
+            self.add_publisher(rng, ttl);
+        }
+        queues.iter().for_each(|q| self.add_consumers(rng, q));
+        let role = RolePlan::Subscriber { filter: "#".into(), history: false, retained: chance(rng, 50), slow: false };
+        self.add_client(rng, role);
+        self.clients[clients..].iter_mut().for_each(|c| c.tenant = TENANT.into());
+        for (n, m) in self.messages[messages..].iter_mut().enumerate() {
+            m.tenant = TENANT.into();
+            if !m.id.is_none() {
+                m.id = MessageId::from_parts(1 + n as u64, [n as u8; 10]);
+            }
+        }
+        // A log keeps what nobody needs any more: only where there is none, room comes by itself.
+        let drains = queues.iter().all(|q| q.keep != Keep::Limits);
+        let tenant = TenantSettings {
+            name: TENANT.into(),
+            messages_per_second: one(rng, &[0, 0, 50]),
+            stored_bytes_max: if drains { one(rng, &[0, 0, 60_000]) } else { 0 },
+            ..TenantSettings::default()
+        };
+        let host = &mut self.hosts[0];
+        host.queues.extend(queues);
+        host.tenants.push(tenant);
+        // Whom the transport knows is looked up there.
+        host.auth.identities = Some("identities".into());
     }
 
     fn fault(&self, rng: &mut Rng) -> Fault {
@@ -218,6 +261,7 @@ impl Plan {
     fn add_client(&mut self, rng: &mut Rng, role: RolePlan) {
         self.clients.push(ClientPlan {
             host: 0,
+            tenant: String::new(),
             heartbeat_ms: one(rng, &[300, 1_000, 5_000]),
             role,
             capacity: one(rng, &[512, 4_096, 65_536, 65_536]),
@@ -246,6 +290,7 @@ impl Plan {
             self.messages.push(Message {
                 publisher,
                 host: 0,
+                tenant: String::new(),
                 channel: few.clone().unwrap_or_else(|| channel(rng)),
                 id: if ids { MessageId::from_parts(1 + uid, [n as u8; 10]) } else { MessageId::NONE },
                 contract,

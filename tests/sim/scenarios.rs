@@ -68,6 +68,7 @@ fn ledger() -> Ledger {
     }];
     for (uid, m) in plan.messages.iter_mut().enumerate() {
         m.id = MessageId::from_parts(1 + uid as u64, [1; 10]);
+        m.tenant = String::new();
         (m.channel, m.publisher, m.priority, m.size) = ("c/1/1".into(), 0, 0, 10);
         (m.contract, m.ttl_ms, m.delay_ms, m.retain) = (Contract::Disk, 0, 0, false);
     }
@@ -125,14 +126,15 @@ fn every_checker_can_fail() {
             l.close(&[Life { process: 2, losses: 1 }]);
         }),
         ("an offset that was seen is never another message's", |l| {
-            l.heard(1, 0, "c/#", &seen(0, 1, item_flag::HAS_OFFSET));
-            l.heard(1, 0, "c/#", &seen(1, 1, item_flag::HAS_OFFSET));
+            l.heard(1, 0, "", "c/#", &seen(0, 1, item_flag::HAS_OFFSET));
+            l.heard(1, 0, "", "c/#", &seen(1, 1, item_flag::HAS_OFFSET));
         }),
+        ("no tenant sees another's", |l| l.heard(1, 0, "red", "c/#", &seen(0, 1, 0))),
         ("a subscriber hears a publisher in order", |l| {
             l.fates[0].sends = 1;
             l.fates[1].sends = 1;
-            l.heard(1, 0, "c/#", &seen(1, 1, 0));
-            l.heard(1, 0, "c/#", &seen(0, 2, 0));
+            l.heard(1, 0, "", "c/#", &seen(1, 1, 0));
+            l.heard(1, 0, "", "c/#", &seen(0, 2, 0));
         }),
     ];
     for (promise, story) in stories {

@@ -129,6 +129,9 @@ fn plaintext_on_the_tls_port_is_answered_with_an_alert_and_named_in_the_log() {
         heard(&[&peer, named]);
     }
     publish(daemon.url("localhost"), daemon.trust(&authority)).expect("others are not disturbed");
+    let mut admin = raw::Raw::unix(&daemon.running.unix());
+    admin.hello(60_000);
+    assert_eq!(admin.status()["counters"]["no_tls.plaintext"], 2);
 }
 
 #[test]

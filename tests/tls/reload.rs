@@ -183,3 +183,17 @@ fn an_overdue_list_is_said_and_still_revokes() {
         assert_eq!(publish(daemon.url("localhost"), trust).is_ok(), comes_in, "{name}");
     }
 }
+
+#[test]
+fn the_end_of_a_certificate_is_said_before_and_after_it_comes() {
+    let authority = Authority::new("the right authority");
+    let here = Wanted::server(&["localhost"]);
+    let soon = Daemon::start(&authority.make(&Wanted { until: 5, ..here.clone() }), |_, _| {});
+    heard(&["WARN", &soon.file("server.pem").display().to_string(), "it ends in 4 days"]);
+    publish(soon.url("localhost"), soon.trust(&authority)).expect("still good");
+    // At a start there is no older one: the other doors must open, and whoever looks finds out why this one does not.
+    let over = Daemon::start(&authority.make(&Wanted { from: -9, until: -1, ..here }), |_, _| {});
+    heard(&["ERROR", &over.file("server.pem").display().to_string(), "it expired on"]);
+    let plain = Address::Tcp("127.0.0.1".into(), over.running.tcp().port());
+    publish(plain, Trust::default()).expect("the other door is open");
+}

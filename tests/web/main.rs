@@ -1,8 +1,11 @@
 //! The HTTP port against the real daemon: WebSockets that carry frames, and everything that must not pass.
 #![cfg(feature = "daemon")]
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
+#[path = "../support/child.rs"]
+mod child;
 mod client;
+mod memory;
 mod messages;
 #[path = "../support/pki.rs"]
 mod pki;
@@ -69,5 +72,16 @@ impl Daemon {
         ws.hello();
         ws.publishes(1, "well");
         ws.close();
+    }
+}
+
+/// Not a test: what other tests start in a process of its own.
+#[test]
+#[ignore = "started by other tests in a process of its own"]
+fn a_part_of_another_test() {
+    let (role, folder) = child::role().expect("started by another test");
+    match &role[..] {
+        "websockets" => child::serve(memory::settings(&folder)),
+        other => panic!("{other}"),
     }
 }

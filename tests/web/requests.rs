@@ -5,6 +5,7 @@ use crate::{Daemon, PATIENCE};
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 use tidegate::transport::HTTP_CONNECTIONS_MAX;
+use tidegate::wire::FrameType;
 
 /// Ends a head whose answer ends the connection.
 const END: &str = "Connection: close\r\n\r\n";
@@ -86,6 +87,22 @@ fn cross_origin_pages_are_refused_unless_they_are_listed() {
         assert_eq!(status(&answer), "403", "{origin}");
         assert!(answer.contains("http.origins"), "it says what to do: {answer}");
     }
+    daemon.is_well();
+}
+
+#[test]
+fn whom_a_proxy_brings_is_no_peer_of_this_machine() {
+    let forwarded = "X-Forwarded-For: 192.0.2.7\r\n";
+    // Peers of this machine may come in without credentials; who comes by a proxy that nobody listed is none.
+    let daemon = Daemon::start(|_| ());
+    let answer = daemon.exchange(format!("{UPGRADE}{forwarded}{END}").as_bytes());
+    assert_eq!(status(&answer), "403", "{answer}");
+    assert!(answer.contains("http.trusted_proxies"), "{answer}");
+    // Listed, its word counts: a stranger from elsewhere, who may do nothing here.
+    let daemon = Daemon::start(|settings| settings.http.trusted_proxies = vec!["127.0.0.1".into()]);
+    let mut ws = Ws::open_with(daemon.http(), forwarded);
+    ws.send(0, &crate::raw::hello(60_000), &[]);
+    assert_eq!(ws.next_frame().0, FrameType::Error);
     daemon.is_well();
 }
 
