@@ -1,4 +1,4 @@
-//! The pure steps of a message's way, each alone: frames, records, routes, blocks, the dedupe window.
+//! The pure steps of a message's way, each alone: frames, records, routes, blocks, the dedupe window, signatures, seals.
 //!
 //! `cargo bench --bench paths` measures; under `cargo test` each runs once with small inputs.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -7,9 +7,12 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use std::hint::black_box;
 use std::sync::Arc;
 use tidegate::config::{RoleSettings, Rules};
-use tidegate::model::{Channel, MessageId, Position, Record, Volume, Wall};
+use tidegate::model::{Channel, MessageId, Position, Properties, Property, Record, Volume, Wall, tag};
 use tidegate::queue::DedupeWindow;
 use tidegate::routing::{Ask, Grants, Permissions, Table};
+use tidegate::seal::{
+    Algorithm, PublicKeys, Sealer, SealingKey, SealingKeys, SigningKey, compress, expand, open, sign, verify,
+};
 use tidegate::store::block::{BlockReader, BlockWriter};
 use tidegate::wire::{
     Batch, BatchItems, Contract, Decoded, FrameType, PublishAck, append, append_record, decode, seal,
@@ -162,5 +165,74 @@ fn permissions(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, wire, routes, blocks, dedupe, permissions);
+/// Readings of a sensor as JSON, cut at so many bytes.
+fn readings(bytes: usize) -> Vec<u8> {
+    let one =
+        |n| format!(r#"{{"sensor":"boiler-{}","value":{}.{},"unit":"C","at":{}}},"#, n % 7, n % 90, n % 10, n * 37);
+    (0..).flat_map(|n: u32| one(n).into_bytes()).take(bytes).collect()
+}
+
+fn properties(all: &[(u32, &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for &(tag, value) in all {
+        let mut one = [0; 128];
+        let len = Properties::encode_one(Property { tag, value }, &mut one).unwrap();
+        bytes.extend_from_slice(&one[..len]);
+    }
+    bytes
+}
+
+fn with<'a>(properties: &'a [u8], payload: &'a [u8]) -> Record<'a> {
+    Record {
+        id: id(1),
+        time_ms: 1_763_726_400_000,
+        properties: Properties::parse(properties).unwrap(),
+        ..Record::new(Channel::parse("site/boiler/temp").unwrap(), payload)
+    }
+}
+
+fn end_to_end(c: &mut Criterion) {
+    let measuring = std::env::args().any(|arg| arg == "--bench");
+    let key = SigningKey::from_seed(&[1; 32]);
+    let public: PublicKeys = [key.public()].into_iter().collect();
+    let sealing = SealingKey::from_bytes(&[2; 32]);
+    let ring: SealingKeys = [sealing.clone()].into_iter().collect();
+    let mut group = c.benchmark_group("end to end");
+    for bytes in if measuring { [256, 16_384] } else { [200, 256] } {
+        let payload = readings(bytes);
+        let plain = with(&[], &payload);
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(format!("sign, {bytes} bytes"), |b| b.iter(|| sign(black_box(&plain), &key).unwrap()));
+        let signature = sign(&plain, &key).unwrap();
+        let signer = key.public().id();
+        let stated = properties(&[(tag::SIGNATURE, &signature), (tag::SIGNER, &signer.0)]);
+        let signed = with(&stated, &payload);
+        group.bench_function(format!("verify, {bytes} bytes"), |b| {
+            b.iter(|| verify(black_box(&signed), &public).unwrap());
+        });
+        for (algorithm, name) in [(Algorithm::ChaCha20Poly1305, "ChaCha20"), (Algorithm::Aes256Gcm, "AES")] {
+            let sealer = Sealer::new(sealing.clone(), algorithm, [3; 16]);
+            group.bench_function(format!("seal with {name}, {bytes} bytes"), |b| {
+                b.iter(|| sealer.seal(black_box(&plain), false).unwrap());
+            });
+            let sealed = sealer.seal(&plain, false).unwrap();
+            let stated = properties(&[(tag::SEAL, &sealed.property)]);
+            let record = with(&stated, &sealed.payload);
+            group.bench_function(format!("open with {name}, {bytes} bytes"), |b| {
+                b.iter(|| open(black_box(&record), &ring, bytes).unwrap());
+            });
+        }
+        let compressed = compress(&payload).unwrap();
+        let len = compressed.len();
+        group.bench_function(format!("compress, {bytes} bytes to {len}"), |b| {
+            b.iter(|| compress(black_box(&payload)).unwrap());
+        });
+        group.bench_function(format!("expand, {bytes} bytes from {len}"), |b| {
+            b.iter(|| expand(black_box(&compressed), bytes).unwrap());
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, wire, routes, blocks, dedupe, permissions, end_to_end);
 criterion_main!(benches);
