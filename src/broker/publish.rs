@@ -248,7 +248,7 @@ impl Broker {
             }
         }
         self.fit_channels(mount, &takers, record)?;
-        let over = self.over_stored(mount, &takers, len, record.priority)?;
+        let over = self.over_stored(mount, &takers, len, record)?;
         Ok(Takers { list: takers, over })
     }
 
