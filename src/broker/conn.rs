@@ -1,6 +1,6 @@
 //! Connections: bytes in and out, heartbeats, and the end.
 
-use super::login::{Login, is_here};
+use super::login::Login;
 use super::publish::BROKER_STREAM;
 use super::{Broker, Effect, Peer, Timer, Transmit};
 use crate::model::limits::{CHUNK_BYTES_MAX, DETAIL_BYTES_MAX, FRAME_PAYLOAD_BYTES_FLOOR};
@@ -164,7 +164,7 @@ impl Broker {
         let admin = matches!(peer, Peer::Unix { admin: true, .. });
         let over = !admin && self.conns.len() >= limits.connections_max as usize;
         let crowd = self.logins.greet(&peer);
-        let crowded = !admin && !is_here(&peer) && crowd > (limits.connections_max / CROWD_PART).max(CROWD_MIN);
+        let crowded = !admin && !peer.is_here() && crowd > (limits.connections_max / CROWD_PART).max(CROWD_MIN);
         let session = Session::new(conn, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let c = Conn {
             session,
@@ -465,15 +465,24 @@ impl Broker {
     /// Ends a session as [`Broker::fail`] does, and says after how many milliseconds to come again.
     pub(super) fn fail_for(&mut self, conn: ConnId, code: Code, retry_after_ms: u32, detail: &str) {
         let detail = clip(detail);
+        let level = self.level_of(conn, code);
         let Some(c) = self.conns.get(&conn) else { return };
         if matches!(c.session.phase, Phase::Closing(_)) {
             return;
         }
-        // Of a flood the counters tell.
-        let level = if code == Code::TooManyAttempts { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "session {} of {:?} from {:?} ends: {code}: {detail}", conn.0, c.session.client, c.peer);
         self.control(conn, 0, FrameType::Error, &ErrorHead { code: code as u16, retry_after_ms, detail });
         self.end(conn, code);
+    }
+
+    /// How loudly an end is said: of strangers so many a second, so that a flood of them floods no log. The counters tell all.
+    pub(super) fn level_of(&mut self, conn: ConnId, code: Code) -> log::Level {
+        let stranger = self.conns.get(&conn).is_some_and(|c| c.greeting);
+        if code == Code::TooManyAttempts || (stranger && !self.logins.may_say(self.now.mono)) {
+            log::Level::Debug
+        } else {
+            log::Level::Info
+        }
     }
 
     /// Ends a session in an orderly way.

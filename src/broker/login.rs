@@ -10,7 +10,7 @@ use crate::config::{AuthSettings, Settings};
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
 use crate::model::{ConnId, Mono, Wall};
 use crate::protocols::Fault;
-use crate::schedule::{Gate, Rate};
+use crate::schedule::{Bucket, Gate, Rate};
 use crate::session::{Attempt, Denied, HEARTBEAT_MS, Method, NONCE_BYTES, Phase, Principal, Via, network};
 use crate::wire::{AUTH_METHODS_MAX, Auth, Code, FrameType, Goaway, Hello, Reauth, VERSION, Welcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,9 @@ const PASSWORD_CHECKS_MAX: usize = 1;
 const WAITING_MAX: u32 = 1_024;
 /// Seconds of connects that may come at once.
 const CONNECTS_AT_ONCE: u64 = 10;
+/// Lines a second, and at once, that say at level info that somebody does not come in.
+const LINES_PER_SECOND: u64 = 2;
+const LINES_AT_ONCE: u64 = 100;
 /// Addresses remembered for their connects and failed logins.
 const ADDRESSES_MAX: usize = 16_384;
 /// Milliseconds after which who found no place to wait may come again.
@@ -143,6 +146,8 @@ pub(super) struct Logins {
     greeting: hashbrown::HashMap<Source, u32>,
     places: u64,
     gate: Gate,
+    /// Lines of the log left for those who do not come in.
+    lines: Option<Bucket>,
     /// When sessions are to be looked at for their credentials' end.
     expiries: BTreeSet<(Wall, ConnId)>,
 }
@@ -157,6 +162,7 @@ impl Default for Logins {
             greeting: hashbrown::HashMap::new(),
             places: 0,
             gate: Gate::new(ADDRESSES_MAX),
+            lines: None,
             expiries: BTreeSet::new(),
         }
     }
@@ -190,6 +196,17 @@ impl Logins {
 
     fn leave(&mut self, source: Source) {
         count_down(&mut self.crowd, source);
+    }
+
+    /// Whether one more line may say that somebody does not come in.
+    pub(super) fn may_say(&mut self, now: Mono) -> bool {
+        let Some(rate) = Rate::new(LINES_PER_SECOND, LINES_AT_ONCE) else { return true };
+        let lines = self.lines.get_or_insert_with(|| Bucket::full(rate, now));
+        let may = lines.wait_us(rate, now, 1) == 0;
+        if may {
+            lines.take(rate, now, 1);
+        }
+        may
     }
 
     /// Somebody connected; returns how many of its source are not open, with it.
@@ -497,7 +514,9 @@ impl Broker {
                 self.open_stranger(conn);
             }
             Err(denied) => {
-                log::info!("connection {} from {:?}: {} refused: {denied}", conn.0, c.peer, check.method.name());
+                let said = self.logins.may_say(self.now.mono);
+                let level = if said { log::Level::Info } else { log::Level::Debug };
+                log::log!(level, "connection {} from {:?}: {} refused: {denied}", conn.0, c.peer, check.method.name());
                 let source = Source::of(&c.peer);
                 c.login.methods.drain(..1.min(c.login.methods.len()));
                 let tries_on = !check.again && !c.login.methods.is_empty() && c.login.attempts < ATTEMPTS_MAX;
@@ -657,20 +676,12 @@ pub(super) fn stranger_roles(settings: &Settings, peer: &Peer) -> Option<Vec<Box
     // Behind a proxy on this machine everybody may look as if they were on it, with a header the proxy passes on.
     let proxied =
         matches!(peer, Peer::Ip { via: Via::Http | Via::Https, .. } if !settings.http.trusted_proxies.is_empty());
-    let here = is_here(peer) && !proxied;
+    let here = peer.is_here() && !proxied;
     match &settings.auth.anonymous {
         Some(roles) if roles.is_empty() => None,
         Some(roles) => Some(roles.iter().map(|role| role.as_str().into()).collect()),
         None if here && is_unlocked(settings) => Some(vec!["open".into()]),
         None => None,
-    }
-}
-
-/// Whether a peer is on this machine.
-pub(super) const fn is_here(peer: &Peer) -> bool {
-    match peer {
-        Peer::Unix { .. } => true,
-        Peer::Ip { address, .. } => address.ip().to_canonical().is_loopback(),
     }
 }
 

@@ -38,6 +38,15 @@ impl Peer {
         Self::Ip { address, via: Via::Tcp, certificate: None }
     }
 
+    /// Whether it is on this machine.
+    #[must_use]
+    pub const fn is_here(&self) -> bool {
+        match self {
+            Self::Unix { .. } => true,
+            Self::Ip { address, .. } => address.ip().to_canonical().is_loopback(),
+        }
+    }
+
     /// The network it is in: an IPv4 address, or of IPv6 the 64 bits that one customer has. `None` for one of this machine.
     #[must_use]
     pub const fn network(&self) -> Option<IpAddr> {

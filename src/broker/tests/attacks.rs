@@ -6,7 +6,7 @@ use crate::broker::{Event, Peer};
 use crate::config::{QueueSettings, RoleSettings, Rules, Settings, TenantSettings};
 use crate::model::{ConnId, admin};
 use crate::session::{Denied, Method, Principal, Via};
-use crate::wire::{Code, ErrorHead, FrameType, History, Outcome, Reauth, Request, Response, Since, Subscribe};
+use crate::wire::{Code, ErrorHead, FrameType, History, Outcome, Reauth, Request, Response, Since};
 use std::net::SocketAddr;
 
 fn tenants(names: &[&str]) -> Settings {
@@ -99,7 +99,7 @@ fn to_renew_with_anothers_credentials_delays_as_wrong_ones_do() {
         settings.auth.identities = Some("identities".into());
         settings.limits.rates.logins_failed_max = 1;
         let mut w = World::with(settings);
-        let mut who = |w: &mut World, name: &str| {
+        let who = |w: &mut World, name: &str| {
             let c = w.connect_raw(false);
             w.send(c, 0, &HELLO, &[]);
             let (conn, _) = w.asked.pop_front().expect("its user is looked for");
@@ -178,7 +178,7 @@ fn who_may_consume_less_does_not_take_over_a_consumer_and_pass_over_what_it_wait
     let mut settings = Settings { roles: vec![role("all", "main"), role("some", "main/b/#")], ..Settings::default() };
     settings.auth.identities = Some("identities".into());
     let mut w = World::with(settings);
-    let mut enter = |w: &mut World, role: &str| {
+    let enter = |w: &mut World, role: &str| {
         let c = w.connect_raw(false);
         w.send(c, 0, &HELLO, &[]);
         let (conn, _) = w.asked.pop_front().expect("its user is looked for");
@@ -256,4 +256,46 @@ fn errors_to_strangers_name_nothing_of_who_is_there() {
     w.event(Event::Authenticated { conn, outcome: Err(denied) });
     let seen = w.expect(c);
     assert_eq!(seen.get::<ErrorHead<'_>>().detail, "credentials refused");
+}
+
+#[test]
+fn retained_values_are_no_way_past_a_tenants_stored_bytes() {
+    let mut settings = tenants(&["red"]);
+    settings.tenants[0].stored_bytes_max = 1_000;
+    settings.queues = vec![QueueSettings { tenant: "red".into(), ..queue("main", "kept/#") }];
+    let mut w = World::with(settings);
+    let red = w.connect_to("red");
+    let retain = |w: &mut World, number: u64, channel: &str, text: &str| {
+        let queue = crate::wire::Contract::Queue;
+        w.publish_with(red, number, queue, |r| r.retain = true, channel, text);
+        w.verdicts(red).pop().map(|(_, verdict)| verdict)
+    };
+    let text = "x".repeat(200);
+    for n in 1..=4 {
+        assert_eq!(retain(&mut w, n, &format!("v/{n}"), &text), Some(Ok(Outcome::Stored)));
+    }
+    assert_eq!(retain(&mut w, 5, "v/5", &text), Some(Err(Code::QuotaExceeded)));
+    assert!(w.broker.stored_bytes(1) <= 1_000);
+    assert_eq!(retain(&mut w, 5, "v/1", &text), Some(Ok(Outcome::Stored)), "another value in the place of the old");
+    assert_eq!(retain(&mut w, 6, "v/1", ""), Some(Ok(Outcome::Stored)));
+    assert_eq!(retain(&mut w, 7, "v/5", &text), Some(Ok(Outcome::Stored)), "what is cleared makes room");
+}
+
+#[test]
+fn a_flood_of_strangers_floods_no_log() {
+    let mut settings = Settings::default();
+    settings.auth.identities = Some("identities".into());
+    let mut w = World::with(settings);
+    let said = |w: &mut World| {
+        let c = w.connect_from(ip("192.0.2.7", Via::Tcp));
+        let level = w.broker.level_of(c, Code::BadMagic);
+        w.disconnect(c);
+        level == log::Level::Info
+    };
+    let loud = (0..1_000).filter(|_| said(&mut w)).count();
+    assert_eq!(loud, 100);
+    w.pass(1_000);
+    assert_eq!((0..10).filter(|_| said(&mut w)).count(), 2);
+    let open = w.connect();
+    assert_eq!(w.broker.level_of(open, Code::BadMagic), log::Level::Info, "who is known is always told of");
 }
