@@ -54,9 +54,12 @@ impl World {
         key("stranger", &sealing(4).to_text());
         key("ring", &format!("{}\n{} the old one\n", sealing(4).to_text().as_str(), sealing(3).to_text().as_str()));
         fs::write(at("trusted"), format!("# who may sign\n{} the boiler\n", signing(1).public())).unwrap();
+        key("identities", &format!("key {} name=bell roles=open\n", signing(2).public()));
         let config = format!(
             "listen: {{tcp: [\"127.0.0.1:0\"]}}\nqueues: [{{name: main, capture: [\"#\"]}}]\n\
-             signatures: [{{channels: [\"alarm/#\"], keys: [\"{}\"]}}]\nlog: {{level: warn}}\n",
+             auth: {{anonymous: [open], identities: {}}}\nsignatures: [{{channels: [\"alarm/#\"], keys: [\"{}\"]}}, \
+             {{channels: [\"door/#\"], keys: [bell]}}]\nlog: {{level: warn}}\n",
+            at("identities").display(),
             signing(1).public()
         );
         fs::write(at("config.yaml"), config).unwrap();
@@ -334,4 +337,19 @@ fn a_message_opens_by_the_library_as_by_the_program() {
     let record = Record::decode(&delivered).unwrap();
     let keys: SealingKeys = [sealing(3)].into_iter().collect();
     assert_eq!(open(&record, &keys, 1_000).as_deref(), Ok(SECRET.as_bytes()));
+}
+
+#[test]
+fn a_rule_may_call_its_key_by_the_name_it_has_in_the_identities_file_and_follows_the_file() {
+    let w = World::start();
+    w.run(0, &["pub", "door/a", "rings", "--sign", &w.key("other")]);
+    let (_, told) = w.run(4, &["pub", "door/a", "rings", "--sign", &w.key("signing")]);
+    assert!(told.contains("bad-signature"), "{told}");
+    fs::write(w.key("identities"), format!("key {} name=bell roles=open\n", signing(1).public())).unwrap();
+    let started = Instant::now();
+    while w.command(&["pub", "door/a", "rings", "--sign", &w.key("signing")]).output().unwrap().status.code() != Some(0)
+    {
+        assert!(started.elapsed() < Duration::from_secs(30), "the new key was not taken in time");
+    }
+    w.run(4, &["pub", "door/a", "rings", "--sign", &w.key("other")]);
 }

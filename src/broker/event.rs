@@ -73,6 +73,11 @@ pub enum Event<'a> {
         /// Why, as a counter's label.
         reason: &'static str,
     },
+    /// The keys that the settings' rules of signatures call by name, at the start and whenever they were read again.
+    NamedKeys {
+        /// All of them.
+        keys: super::NamedKeys,
+    },
     /// The time of [`super::Broker::poll_timeout`] has come.
     Timeout,
     /// New settings; what cannot change while running was already taken out and reported.

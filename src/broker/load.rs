@@ -280,6 +280,7 @@ fn queue_of(key: &[u8]) -> Option<QueueKey> {
 impl Broker {
     /// Timers and first work after state was read.
     pub(super) fn after_load(&mut self) {
+        self.renew_signers();
         for queue in 0..self.queues.len() {
             self.arm_delayed(queue);
             self.release(queue);
@@ -371,6 +372,7 @@ impl Broker {
         }
         add_queues(&mut self.mounts, &mut self.queues, &wanted, &mut self.rng);
         self.settings = settings;
+        self.renew_signers();
         self.set_rates();
         self.keep_tenants();
         self.disk.nudge(self.now.mono);

@@ -33,6 +33,7 @@ mod usage;
 pub use crate::model::Volume;
 pub use crate::observe::Counters;
 pub use event::{Effect, Event, Peer, Transmit};
+pub use signatures::NamedKeys;
 pub use usage::{Usage, Whose};
 
 use crate::config::Settings;
@@ -71,6 +72,8 @@ pub struct Broker {
     reads: HashMap<u64, Waiting>,
     asks: HashMap<u64, Ask>,
     logins: Logins,
+    /// Keys that rules of signatures call by name.
+    named_keys: NamedKeys,
     /// What each role allows; sessions share it.
     permissions: Arc<Permissions>,
     /// What a principal may publish, and what is left of it.
@@ -158,6 +161,7 @@ impl Broker {
             reads: HashMap::new(),
             asks: HashMap::new(),
             logins: Logins::default(),
+            named_keys: NamedKeys::new(),
             permissions: Arc::new(Permissions::new(&settings.roles)),
             rates: Limit::default(),
             budgets: Budgets::default(),
@@ -187,6 +191,7 @@ impl Broker {
         self.advance(now);
         match event {
             Event::Opened { conn, peer, nonce } => self.handle_opened(conn, peer, nonce),
+            Event::NamedKeys { keys } => self.handle_named_keys(keys),
             Event::Authenticated { conn, outcome } => self.handle_authenticated(conn, outcome),
             Event::Received { conn, bytes } => self.handle_received(conn, bytes),
             Event::Closed { conn } => self.handle_closed(conn),

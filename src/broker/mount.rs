@@ -179,7 +179,11 @@ impl Mount {
         self.quota = tenant.map(Quota::of).unwrap_or_default();
         self.limit = tenant.map(|t| Limit::per_second(t.messages_per_second, t.bytes_per_second)).unwrap_or_default();
         self.stored_most = u64::MAX;
-        self.signers = Signers::new(settings, &self.tenant);
+    }
+
+    /// Takes over who signs for which channels.
+    pub(super) fn set_signers(&mut self, signers: Signers) {
+        self.signers = signers;
         self.routes.clear();
     }
 

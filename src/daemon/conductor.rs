@@ -193,6 +193,7 @@ impl<M: Machine> Conductor<M> {
                 self.worker.send(Job::Reader(Some(reader)));
             }
             Notice::Read { token, result } => self.handle(Event::Read { token, result }),
+            Notice::NamedKeys(keys) => self.handle(Event::NamedKeys { keys }),
             Notice::Authenticated { conn, outcome } => self.handle(Event::Authenticated { conn, outcome }),
             Notice::Space { free_bytes } => self.handle(Event::Disk { free_bytes }),
             Notice::Stop if self.end_by.is_some() => {

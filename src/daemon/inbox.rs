@@ -1,5 +1,6 @@
 //! What other threads and the signals tell the run loop. Bounded by what the loop has asked for and by signals.
 
+use crate::broker::NamedKeys;
 use crate::model::ConnId;
 use crate::session::{Denied, Principal};
 use crate::store::{CommitEvent, ReadResult, StoreError};
@@ -22,6 +23,8 @@ pub(super) enum Notice {
         conn: ConnId,
         outcome: Result<Principal, Denied>,
     },
+    /// Keys that rules of signatures call by name.
+    NamedKeys(NamedKeys),
     /// The files of TLS were read again.
     Tls(Result<Box<Material>, MaterialError>),
     /// Once: stop in order. Twice: stop now.

@@ -2,7 +2,8 @@
 
 use super::inbox::{Inbox, Notice};
 use crate::auth::{Authenticator, files};
-use crate::config::Settings;
+use crate::broker::NamedKeys;
+use crate::config::{Settings, SignatureSettings};
 use crate::model::{ConnId, Now, Wall};
 use crate::runtime::clock;
 use crate::session::{Attempt, Denied, Principal};
@@ -24,11 +25,30 @@ pub trait Authenticate: Send {
     /// # Errors
     /// Why they are not let in.
     fn check(&self, now: Wall, attempt: &Attempt) -> Result<Principal, Denied>;
+
+    /// The keys that the settings' rules of signatures call by name.
+    fn named_keys(&self, _settings: &Settings) -> NamedKeys {
+        NamedKeys::new()
+    }
 }
 
 impl Authenticate for Authenticator {
     fn check(&self, now: Wall, attempt: &Attempt) -> Result<Principal, Denied> {
         Self::check(self, now, attempt)
+    }
+
+    fn named_keys(&self, settings: &Settings) -> NamedKeys {
+        let mut named = NamedKeys::new();
+        for rule in &settings.signatures {
+            // What is no name stands for itself; a name that nobody has was refused when the files were read.
+            for name in &rule.keys {
+                let alone = SignatureSettings { keys: vec![name.clone()], ..rule.clone() };
+                for key in self.signers(&alone).unwrap_or_default() {
+                    named.insert((rule.tenant.as_str().into(), name.as_str().into()), key);
+                }
+            }
+        }
+        named
     }
 }
 
@@ -55,6 +75,7 @@ impl Porter {
     #[expect(clippy::disallowed_methods, reason = "a password takes tens of milliseconds, and the loop must not")]
     pub(super) fn spawn(settings: Arc<Settings>, mut load: LoadIdentities, inbox: Inbox) -> Result<Self, String> {
         let authenticate = load(&settings)?;
+        inbox.put(Notice::NamedKeys(authenticate.named_keys(&settings)));
         let (jobs, todo) = channel();
         let mut room = Room { seen: stamps(&settings), settings, load, authenticate };
         let thread = Builder::new()
@@ -111,7 +132,7 @@ impl Room {
             if until == 0 && !self.seen.is_empty() {
                 look_at = clock::mono().plus_ms(LOOK_EVERY_MS);
                 if stamps(&self.settings) != self.seen {
-                    self.read();
+                    self.read(inbox);
                 }
             }
             let job = if self.seen.is_empty() {
@@ -132,7 +153,7 @@ impl Room {
                 }
                 Ok(Job::Settings(settings)) => {
                     self.settings = settings;
-                    self.read();
+                    self.read(inbox);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -140,12 +161,13 @@ impl Room {
         }
     }
 
-    fn read(&mut self) {
+    fn read(&mut self, inbox: &Inbox) {
         // Taken before the files are read: what changes meanwhile is found at the next look.
         self.seen = stamps(&self.settings);
         match (self.load)(&self.settings) {
             Ok(authenticate) => {
                 self.authenticate = authenticate;
+                inbox.put(Notice::NamedKeys(self.authenticate.named_keys(&self.settings)));
                 log::info!("identities and keys were read again");
             }
             Err(error) => log::error!("identities and keys were not read again, the old ones stay in force: {error}"),

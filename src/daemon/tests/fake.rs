@@ -254,7 +254,7 @@ impl Machine for Fake {
                 assert!(free_bytes > 0);
                 ledger.note(|seen| seen.spaces += 1);
             }
-            Event::NoTls { .. } => {}
+            Event::NoTls { .. } | Event::NamedKeys { .. } => {}
             Event::Timeout => {
                 let (due, conn) = self.due.take().expect("armed");
                 assert!(due <= now.mono, "never early");
