@@ -139,3 +139,35 @@ fn the_configuration_the_readme_begins_with_is_valid() {
     }
     assert!(home.join("tidegate.yaml").exists());
 }
+
+#[test]
+fn lock_it_down_works_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path();
+    fs::create_dir(home.join("bin")).unwrap();
+    std::os::unix::fs::symlink(BIN, home.join("bin/tidegate")).unwrap();
+    let lines = lines("## Lock it down", "## Configure it");
+    assert!(lines.len() <= 10, "{} lines", lines.len());
+    let serve = lines.iter().position(|line| line.starts_with("tidegate serve")).unwrap();
+    // Any free port here.
+    let (text, code) = begin(&lines[..serve].join("\n").replace(":8434", ":0"), home, "").end();
+    assert_eq!(code, 0, "{text}");
+    let data = home.join("data");
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("exec {} --data data", lines[serve].trim_end_matches(" &"))]).current_dir(home);
+    command.env("PATH", format!("{}:{}", home.join("bin").display(), std::env::var("PATH").unwrap()));
+    let _broker = Broker(command.stderr(Stdio::null()).spawn().unwrap());
+    wait_for("the broker starts", || data.join("ready.json").exists());
+    let ready: serde_json::Value = serde_json::from_slice(&fs::read(data.join("ready.json")).unwrap()).unwrap();
+    let port = ready["tls"][0].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
+    let run = |line: &str| begin(&line.replace(":8434", &format!(":{port}")), home, "").end();
+    let (text, code) = run(&lines[serve + 1]);
+    assert_eq!(code, 0, "{text}");
+    // Another's channel, and nobody's key.
+    let (text, code) = run(&lines[serve + 1].replace("site/sensor-7", "site/sensor-8"));
+    assert!(code != 0 && text.contains("forbidden"), "{code}: {text}");
+    let (text, code) = run(lines[serve + 1].split(" --key-file").next().unwrap());
+    assert!(code != 0 && text.contains("asks for a key"), "{code}: {text}");
+    let (text, code) = run(&lines[serve + 2]);
+    assert!(code == 1 && text.contains("denied"), "{code}: {text}");
+}

@@ -1,6 +1,7 @@
 //! What the broker answers to administrators: status, queues, peek, purge, replay.
 
 use super::Broker;
+use super::conn::PRIMES_MAX;
 use super::entries::channel_of;
 use super::mount::DEAD;
 use crate::config::{Keep, Storage};
@@ -29,6 +30,13 @@ pub(super) enum Waiting {
     Replay { conn: ConnId, stream: u32, dead: usize, target: usize, lane: Priority, from: u64, left: u64, moved: u64 },
 }
 
+impl Waiting {
+    const fn conn(&self) -> ConnId {
+        let (Self::Peek { conn, .. } | Self::Replay { conn, .. }) = self;
+        *conn
+    }
+}
+
 /// A page read for an administrator, in bytes.
 const PAGE_BYTES: usize = 128 * 1_024;
 
@@ -43,6 +51,10 @@ impl Broker {
         body: &[u8],
     ) -> Result<(), (Code, &'static str)> {
         let mount = self.mount_of_conn(conn);
+        let reads = self.conns.get(&conn).map_or(0, |c| c.primes);
+        if self.waiting_bytes(conn) > self.settings.limits.outbox_bytes_max as usize || reads >= PRIMES_MAX {
+            return Err((Code::LimitReached, "read what was answered before you ask for more"));
+        }
         let answer = match channel {
             admin::QUEUE_PURGE | admin::QUEUE_REPLAY | admin::CONSUMER_DELETE if self.health.is_failed() => {
                 Err((Code::StorageFailed, "the store failed: nothing can be changed until it is open again".to_owned()))
@@ -278,6 +290,7 @@ impl Broker {
             Waiting::Peek { queue, lane, from, .. } => (*queue, *lane, *from),
             Waiting::Replay { dead, lane, from, .. } => (*dead, *lane, *from),
         };
+        self.count_prime(waiting.conn(), 1);
         let q = &self.queues[queue];
         let (key, volume) = (q.key, q.volume);
         let request = ReadRequest::Page { queue: key, lane, from, bytes_max: PAGE_BYTES };
@@ -285,6 +298,13 @@ impl Broker {
     }
 
     pub(super) fn handle_admin_read(&mut self, waiting: Waiting, result: Option<ReadResult>) {
+        let conn = waiting.conn();
+        self.count_prime(conn, -1);
+        self.answer_admin_read(waiting, result);
+        self.hold_or_release(conn);
+    }
+
+    fn answer_admin_read(&mut self, waiting: Waiting, result: Option<ReadResult>) {
         let Some(ReadResult::Blocks(blocks)) = result else {
             let (Waiting::Peek { conn, stream, .. } | Waiting::Replay { conn, stream, .. }) = waiting;
             let error = "the queue could not be read".to_owned();

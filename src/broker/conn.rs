@@ -25,6 +25,8 @@ pub(super) struct Conn {
     pub(super) budget: Option<super::rates::Shared>,
     pub(super) manners: super::rates::Manners,
     pub(super) peer: Peer,
+    /// Whether it is counted among those of its address that are not open yet.
+    pub(super) greeting: bool,
     /// What it may do, once it is open.
     pub(super) grants: Option<Grants>,
     /// How it proves who it is.
@@ -96,6 +98,12 @@ impl Conn {
         self.session.outbox.data_len() + self.building.items.len()
     }
 
+    /// Whether so much waits that the peer is to read before it asks for more: answers, which have no window of their own,
+    /// would gather without a bound.
+    fn is_unread(&self, outbox_bytes_max: u32) -> bool {
+        self.waiting_bytes() > 2 * outbox_bytes_max as usize
+    }
+
     /// Whether a message of this length, which the peer takes, may go to this subscription at once, nothing else being to do
     /// for it.
     pub(super) fn takes_live(&self, stream: u32, len: usize, waiting_max: usize) -> bool {
@@ -134,12 +142,16 @@ struct Building {
 
 /// A deliver frame is closed at this many bytes: a ping waits behind it at most.
 const DELIVER_BYTES_GOAL: usize = 32 * 1_024;
-/// Reads for subscriptions and histories of a session under way before it is not read from.
-const PRIMES_MAX: u32 = 16;
+/// Reads for subscriptions, histories and administrators of a session under way before it is not read from.
+pub(super) const PRIMES_MAX: u32 = 16;
 /// Control frames a peer may leave unread before it is not read from, in bytes.
 pub(super) const CONTROL_BYTES_MAX: usize = 256 * 1_024;
 /// Heartbeats in which a peer may take nothing of as many control frames as may wait.
 const UNREAD_PINGS_MAX: u8 = 3;
+/// Of all connections an address may hold the n-th part while nobody knows whose they are, and so many in any case: else one
+/// stranger who says nothing could hold every place.
+const CROWD_PART: u32 = 4;
+const CROWD_MIN: u32 = 64;
 /// Milliseconds a refused connection is told to wait.
 const RETRY_CONNECT_MS: u32 = 5_000;
 
@@ -148,7 +160,11 @@ impl Broker {
         self.counters.connections += 1;
         let too_often = self.connects_too_often(&peer);
         let limits = &self.settings.limits;
-        let over = self.conns.len() >= limits.connections_max as usize;
+        // Who administers this machine is let in also where strangers hold every place: somebody must be able to look.
+        let admin = matches!(peer, Peer::Unix { admin: true, .. });
+        let over = !admin && self.conns.len() >= limits.connections_max as usize;
+        let crowd = self.logins.greet(&peer);
+        let crowded = !admin && !peer.is_here() && crowd > (limits.connections_max / CROWD_PART).max(CROWD_MIN);
         let session = Session::new(conn, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);
         let c = Conn {
             session,
@@ -158,6 +174,7 @@ impl Broker {
             manners: super::rates::Manners::default(),
             peer,
             grants: None,
+            greeting: true,
             login: Login::new(nonce),
             native: Native::default(),
             building: Building::default(),
@@ -173,6 +190,9 @@ impl Broker {
         self.conns.insert(conn, c);
         if over {
             self.fail(conn, Code::TooManyConnections, "the broker has as many connections as it may: try later");
+        } else if crowded {
+            let detail = "too many connections of this address have not logged in yet: try later";
+            self.fail(conn, Code::TooManyConnections, detail);
         } else if let Some(wait_ms) = too_often {
             self.fail_for(conn, Code::TooManyAttempts, wait_ms, "this address connects too often");
         } else if self.stopping.is_some() {
@@ -185,6 +205,9 @@ impl Broker {
         let Some(mut gone) = self.conns.remove(&conn) else { return };
         self.timers.remove(Timer::Session(conn));
         self.forget_login(conn, &gone);
+        if gone.greeting {
+            self.logins.know(&gone.peer);
+        }
         self.timers.remove(Timer::Pause(conn));
         for (id, stream) in std::mem::take(&mut gone.session.streams) {
             self.end_stream(gone.mount, conn, id, stream, false);
@@ -376,7 +399,9 @@ impl Broker {
                 return;
             }
             None => {
-                if c.session.ping_due(self.now.mono) && c.session.outbox.control_len() >= CONTROL_BYTES_MAX {
+                let unread = c.is_unread(self.settings.limits.outbox_bytes_max);
+                let full = unread || c.session.outbox.control_len() >= CONTROL_BYTES_MAX;
+                if c.session.ping_due(self.now.mono) && full {
                     self.handle_unread(conn);
                 } else if c.session.ping_due(self.now.mono) {
                     let nonce = self.rng.u64(..);
@@ -440,15 +465,24 @@ impl Broker {
     /// Ends a session as [`Broker::fail`] does, and says after how many milliseconds to come again.
     pub(super) fn fail_for(&mut self, conn: ConnId, code: Code, retry_after_ms: u32, detail: &str) {
         let detail = clip(detail);
+        let level = self.level_of(conn, code);
         let Some(c) = self.conns.get(&conn) else { return };
         if matches!(c.session.phase, Phase::Closing(_)) {
             return;
         }
-        // Of a flood the counters tell.
-        let level = if code == Code::TooManyAttempts { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "session {} of {:?} from {:?} ends: {code}: {detail}", conn.0, c.session.client, c.peer);
         self.control(conn, 0, FrameType::Error, &ErrorHead { code: code as u16, retry_after_ms, detail });
         self.end(conn, code);
+    }
+
+    /// How loudly an end is said: of strangers so many a second, so that a flood of them floods no log. The counters tell all.
+    pub(super) fn level_of(&mut self, conn: ConnId, code: Code) -> log::Level {
+        let stranger = self.conns.get(&conn).is_some_and(|c| c.greeting);
+        if code == Code::TooManyAttempts || (stranger && !self.logins.may_say(self.now.mono)) {
+            log::Level::Debug
+        } else {
+            log::Level::Info
+        }
     }
 
     /// Ends a session in an orderly way.
@@ -556,12 +590,14 @@ impl Broker {
         let limits = &self.settings.limits;
         let behind = self.disk.pending_bytes() >= self.settings.store.pending_bytes_max as usize;
         let Some(c) = self.conns.get_mut(&conn) else { return };
+        let unread = c.is_unread(limits.outbox_bytes_max);
         let s = &mut c.session;
         let publishing = !s.publishers.is_empty();
         let hold = matches!(s.phase, Phase::Closing(_))
             || s.unacked_messages >= limits.window_messages
             || s.unacked_bytes >= u64::from(limits.window_bytes)
             || s.outbox.control_len() >= CONTROL_BYTES_MAX
+            || unread
             || c.primes >= PRIMES_MAX
             || c.manners.is_paused(self.now.mono)
             || (behind && publishing);

@@ -76,14 +76,16 @@ impl Broker {
         }
         // The last that may refuse: what is refused leaves no consumer that holds the queue's messages.
         let index = match self.queues[q].consumer_index(head.name) {
-            Some(index) => index,
+            Some(index) => {
+                let known = self.queues[q].consumers[index].as_ref().filter(|c| c.filters != wanted);
+                // What is under way comes back whatever the filters are, and what only the old ones want is passed over from
+                // now on: it must be this session's to see, and to lose, too.
+                known.map_or(Ok(()), |c| self.permit_consume(conn, head.queue, &c.filters)).map_err(forbidden)?;
+                index
+            }
             None => self.add_consumer(q, head)?,
         };
         let queue = &self.queues[q];
-        if let Some(c) = queue.consumers[index].as_ref().filter(|c| c.outstanding > 0 && c.filters != wanted) {
-            // What is under way comes back whatever the filters are: it must be this session's to see, too.
-            self.permit_consume(conn, head.queue, &c.filters).map_err(forbidden)?;
-        }
         let (window_max, epoch, volume) = (queue.settings.window, queue.epoch.0, queue.volume);
         let defaults = (queue.settings.attempts_max, queue.settings.backoff_ms);
         let Some(c) = self.queues[q].consumers[index].as_mut() else { return Ok(()) };

@@ -10,8 +10,8 @@ use crate::config::{AuthSettings, Settings};
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
 use crate::model::{ConnId, Mono, Wall};
 use crate::protocols::Fault;
-use crate::schedule::{Gate, Rate};
-use crate::session::{Attempt, Denied, HEARTBEAT_MS, Method, NONCE_BYTES, Phase, Principal};
+use crate::schedule::{Bucket, Gate, Rate};
+use crate::session::{Attempt, Denied, HEARTBEAT_MS, Method, NONCE_BYTES, Phase, Principal, Via, network};
 use crate::wire::{AUTH_METHODS_MAX, Auth, Code, FrameType, Goaway, Hello, Reauth, VERSION, Welcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,6 +27,9 @@ const PASSWORD_CHECKS_MAX: usize = 1;
 const WAITING_MAX: u32 = 1_024;
 /// Seconds of connects that may come at once.
 const CONNECTS_AT_ONCE: u64 = 10;
+/// Lines a second, and at once, that say at level info that somebody does not come in.
+const LINES_PER_SECOND: u64 = 2;
+const LINES_AT_ONCE: u64 = 100;
 /// Addresses remembered for their connects and failed logins.
 const ADDRESSES_MAX: usize = 16_384;
 /// Milliseconds after which who found no place to wait may come again.
@@ -77,10 +80,7 @@ impl Source {
     pub(super) fn of(peer: &Peer) -> Self {
         match peer {
             Peer::Unix { uid, .. } => Self::User(*uid),
-            Peer::Ip { address, .. } => Self::Ip(match address.ip().to_canonical() {
-                IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
-                ip => ip,
-            }),
+            Peer::Ip { address, .. } => Self::Ip(network(address.ip())),
         }
     }
 
@@ -142,8 +142,12 @@ pub(super) struct Logins {
     asked: hashbrown::HashMap<ConnId, Lane>,
     /// How many wait, by source.
     crowd: hashbrown::HashMap<Source, u32>,
+    /// How many are connected and not open, by source.
+    greeting: hashbrown::HashMap<Source, u32>,
     places: u64,
     gate: Gate,
+    /// Lines of the log left for those who do not come in.
+    lines: Option<Bucket>,
     /// When sessions are to be looked at for their credentials' end.
     expiries: BTreeSet<(Wall, ConnId)>,
 }
@@ -155,8 +159,10 @@ impl Default for Logins {
             password: Line::default(),
             asked: hashbrown::HashMap::new(),
             crowd: hashbrown::HashMap::new(),
+            greeting: hashbrown::HashMap::new(),
             places: 0,
             gate: Gate::new(ADDRESSES_MAX),
+            lines: None,
             expiries: BTreeSet::new(),
         }
     }
@@ -189,11 +195,38 @@ impl Logins {
     }
 
     fn leave(&mut self, source: Source) {
-        if let Some(crowd) = self.crowd.get_mut(&source) {
-            *crowd -= 1;
-            if *crowd == 0 {
-                self.crowd.remove(&source);
-            }
+        count_down(&mut self.crowd, source);
+    }
+
+    /// Whether one more line may say that somebody does not come in.
+    pub(super) fn may_say(&mut self, now: Mono) -> bool {
+        let Some(rate) = Rate::new(LINES_PER_SECOND, LINES_AT_ONCE) else { return true };
+        let lines = self.lines.get_or_insert_with(|| Bucket::full(rate, now));
+        let may = lines.wait_us(rate, now, 1) == 0;
+        if may {
+            lines.take(rate, now, 1);
+        }
+        may
+    }
+
+    /// Somebody connected; returns how many of its source are not open, with it.
+    pub(super) fn greet(&mut self, peer: &Peer) -> u32 {
+        let greeting = self.greeting.entry(Source::of(peer)).or_default();
+        *greeting += 1;
+        *greeting
+    }
+
+    /// It is open, or gone.
+    pub(super) fn know(&mut self, peer: &Peer) {
+        count_down(&mut self.greeting, Source::of(peer));
+    }
+}
+
+fn count_down(counts: &mut hashbrown::HashMap<Source, u32>, source: Source) {
+    if let Some(count) = counts.get_mut(&source) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&source);
         }
     }
 }
@@ -342,6 +375,14 @@ impl Broker {
         if c.login.check.is_some() {
             return Err(Fault::new(Code::UnexpectedFrame, "one attempt to log in at a time"));
         }
+        let who = &c.session.principal;
+        if who.method == Method::None && !who.admin {
+            // What it shows could only be another's: it would be a way to try passwords past the gate.
+            return Err(Fault::new(
+                Code::UnexpectedFrame,
+                "who showed no credentials has none to renew: connect again",
+            ));
+        }
         let method = Method::from_u8(reauth.method).filter(|method| *method != Method::None);
         match method.filter(|method| takes(&self.settings, &c.peer, *method)) {
             Some(method) => self.check(conn, Check { method, data: reauth.data.to_vec(), again: true, silent: false }),
@@ -367,6 +408,12 @@ impl Broker {
         }
         (c.login.check, c.login.place) = (Some(check), Some((lane, place)));
         self.next_checks();
+    }
+
+    /// Milliseconds a peer has to wait before it may log in, for tests of delays.
+    #[cfg(test)]
+    pub(super) fn login_wait_ms(&self, peer: &Peer) -> u32 {
+        self.logins.wait_ms(Source::of(peer), self.now.mono)
     }
 
     /// Credentials that wait for their turn, for tests of bounds.
@@ -467,7 +514,9 @@ impl Broker {
                 self.open_stranger(conn);
             }
             Err(denied) => {
-                log::info!("connection {} from {:?}: {} refused: {denied}", conn.0, c.peer, check.method.name());
+                let said = self.logins.may_say(self.now.mono);
+                let level = if said { log::Level::Info } else { log::Level::Debug };
+                log::log!(level, "connection {} from {:?}: {} refused: {denied}", conn.0, c.peer, check.method.name());
                 let source = Source::of(&c.peer);
                 c.login.methods.drain(..1.min(c.login.methods.len()));
                 let tries_on = !check.again && !c.login.methods.is_empty() && c.login.attempts < ATTEMPTS_MAX;
@@ -506,6 +555,9 @@ impl Broker {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let principal = &c.session.principal;
         c.session.phase = Phase::Open;
+        if std::mem::take(&mut c.greeting) {
+            self.logins.know(&c.peer);
+        }
         log::debug!(
             "session {} of {:?} from {:?} is open as {:?} by {}",
             conn.0,
@@ -538,6 +590,9 @@ impl Broker {
         if (&old.name, &old.tenant) != (&principal.name, &principal.tenant) {
             log::info!("session {} of {:?} showed credentials of {:?}: ended", conn.0, old.name, principal.name);
             *self.counters.denied.entry("another-principal").or_default() += 1;
+            // Right or wrong, another's credentials cost the same: else the next delay would tell which they were.
+            let (source, free) = (Source::of(&c.peer), self.settings.limits.rates.logins_failed_max);
+            self.logins.gate.failed(source.address(), free, self.now.mono);
             return self.fail(conn, Code::AuthFailed, REFUSED);
         }
         if let Some(at) = old.expires {
@@ -618,10 +673,10 @@ fn taken(settings: &Settings, peer: &Peer) -> String {
 
 /// The roles of a peer that shows nothing; `None` where strangers may not enter.
 pub(super) fn stranger_roles(settings: &Settings, peer: &Peer) -> Option<Vec<Box<str>>> {
-    let here = match peer {
-        Peer::Unix { .. } => true,
-        Peer::Ip { address, .. } => address.ip().to_canonical().is_loopback(),
-    };
+    // Behind a proxy on this machine everybody may look as if they were on it, with a header the proxy passes on.
+    let proxied =
+        matches!(peer, Peer::Ip { via: Via::Http | Via::Https, .. } if !settings.http.trusted_proxies.is_empty());
+    let here = peer.is_here() && !proxied;
     match &settings.auth.anonymous {
         Some(roles) if roles.is_empty() => None,
         Some(roles) => Some(roles.iter().map(|role| role.as_str().into()).collect()),

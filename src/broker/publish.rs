@@ -8,11 +8,11 @@ use super::rates::retry_ms;
 use super::tenants::Refused;
 use super::{Broker, Effect, signatures};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
-use crate::model::{ConnId, Position, Record, RecordError, Volume};
+use crate::model::{ConnId, Position, Record, RecordError, Volume, is_compressed};
 use crate::protocols::{Fault, Records};
 use crate::queue::Admission;
 use crate::routing::Grants;
-use crate::seal::PublicKeys;
+use crate::seal::{PublicKeys, expanded_record_len};
 use crate::session::{Expect, Patience, Publisher, RunKind};
 use crate::store::schema;
 use crate::store::{Op, Table};
@@ -80,7 +80,7 @@ impl Broker {
             bytes += record.len() as u64;
             let verdict = match fenced {
                 Some(code) => Err((code, 0)),
-                None if limited => match self.spend(conn, mount, record.len() as u64) {
+                None if limited => match self.spend(conn, mount, self.cost(record)) {
                     Ok(()) => self.publish_one(mount, grants.as_mut(), contract, record),
                     Err(wait_us) => {
                         publisher.wait(self.now.mono, wait_us);
@@ -119,6 +119,14 @@ impl Broker {
         }
         self.send_acks(conn, stream);
         minded
+    }
+
+    /// Bytes that a publish is charged for: what it is expanded, since that is what it costs to check and to deliver.
+    fn cost(&self, record: &[u8]) -> u64 {
+        let most = self.settings.limits.message_bytes_max as usize;
+        let expanded = || expanded_record_len(&Record::decode(record).ok()?).ok();
+        let expanded = if is_compressed(record) { expanded() } else { None };
+        expanded.map_or(record.len(), |len| len.clamp(record.len(), most.max(record.len()))) as u64
     }
 
     fn publish_one(
@@ -240,7 +248,7 @@ impl Broker {
             }
         }
         self.fit_channels(mount, &takers, record)?;
-        let over = self.over_stored(mount, &takers, len, record.priority)?;
+        let over = self.over_stored(mount, &takers, len, record)?;
         Ok(Takers { list: takers, over })
     }
 

@@ -38,9 +38,19 @@ pub(super) struct Takers {
 }
 
 impl Broker {
-    /// Bytes of records in all queues of a mount.
+    /// Bytes of records in all queues of a mount, and of its retained values.
     pub(super) fn stored_bytes(&self, mount: usize) -> u64 {
-        self.mounts[mount].queues.iter().map(|&q| self.queues[q].bytes()).sum()
+        let m = &self.mounts[mount];
+        m.queues.iter().map(|&q| self.queues[q].bytes()).sum::<u64>() + m.retained_bytes
+    }
+
+    /// Bytes that a message adds to what is retained.
+    fn retained_growth(&self, mount: usize, record: &Record<'_>, len: u64) -> u64 {
+        if !record.retain || record.payload.is_empty() {
+            return 0;
+        }
+        let old = self.mounts[mount].retained.get(record.channel.as_str()).copied();
+        len.saturating_sub(u64::from(old.unwrap_or(0)))
     }
 
     /// Channels of a mount with history, and with a retained value.
@@ -55,14 +65,15 @@ impl Broker {
         mount: usize,
         takers: &[(usize, Admission)],
         len: u64,
-        priority: Priority,
+        record: &Record<'_>,
     ) -> Result<u64, Refused> {
         let most = self.mounts[mount].quota.stored_bytes_max;
         if most == 0 {
             return Ok(0);
         }
         let keep = || takers.iter().filter(|(_, a)| *a != Admission::DropNewest).map(|(q, _)| *q);
-        let more = len.saturating_mul(keep().count() as u64);
+        let retained = self.retained_growth(mount, record, len);
+        let more = len.saturating_mul(keep().count() as u64).saturating_add(retained);
         if more > most {
             return Err((Code::MessageTooLarge, 0));
         }
@@ -74,7 +85,7 @@ impl Broker {
         let stored = self.stored_bytes(mount);
         let over = stored.saturating_add(more).saturating_sub(most);
         let drops = |q: &usize| self.queues[*q].settings.overflow == Overflow::DropOldest;
-        let may_go: u64 = keep().filter(drops).map(|q| self.queues[q].droppable(priority)).sum();
+        let may_go: u64 = keep().filter(drops).map(|q| self.queues[q].droppable(record.priority)).sum();
         let may_go = may_go + self.dead_queues(mount).map(|q| self.queues[q].droppable(Priority::MAX)).sum::<u64>();
         if over > may_go {
             return Err((Code::QuotaExceeded, RETRY_QUOTA_MS));
@@ -101,7 +112,8 @@ impl Broker {
         }
         let count = takers.iter().filter(|(_, a)| *a != Admission::DropNewest).count() as u64;
         let most = self.mounts[mount].quota.stored_bytes_max;
-        let mut over = (self.stored_bytes(mount) + len * count).saturating_sub(most);
+        let more = len * count + self.retained_growth(mount, record, len);
+        let mut over = (self.stored_bytes(mount) + more).saturating_sub(most);
         // Letters nobody takes would stop their tenant for ever: they go before the living.
         for q in self.dead_queues(mount).collect::<Vec<_>>() {
             over -= self.drop_bytes(q, over, Priority::MAX).min(over);

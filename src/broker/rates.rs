@@ -1,6 +1,7 @@
 //! How fast principals and tenants may publish, and what becomes of who goes on all the same: a nack that says how long to
 //! wait, then a pause, then the end.
 
+use super::login::Source;
 use super::{Broker, Timer};
 use crate::model::{ConnId, Mono, MountId};
 use crate::protocols::Fault;
@@ -69,18 +70,15 @@ impl Budget {
 /// A budget that sessions of one principal share.
 pub(super) type Shared = Rc<Cell<Budget>>;
 
-/// Budgets of principals that have a name, also of such as have just gone: to come back is no way to a full one.
+/// Budgets of principals, also of such as have just gone: to come back is no way to a full one.
 #[derive(Default)]
 pub(super) struct Budgets {
     of: HashMap<(MountId, Box<str>), Shared>,
 }
 
 impl Budgets {
-    /// The budget of a principal. One without a name has one a connection.
+    /// The budget of a principal.
     fn get(&mut self, mount: MountId, name: &str, most: usize, limit: Limit, now: Mono) -> Shared {
-        if name.is_empty() {
-            return Shared::default();
-        }
         if let Some(known) = self.of.get(&(mount, name.into())) {
             return Rc::clone(known);
         }
@@ -149,7 +147,11 @@ impl Broker {
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
         let most = 2 * self.settings.limits.connections_max as usize;
         let (rates, budgets, name) = (self.rates, &mut self.budgets, &c.session.principal.name);
-        let own = c.budget.get_or_insert_with(|| budgets.get(tenant.id, name, most, rates, now));
+        let own = c.budget.get_or_insert_with(|| match &**name {
+            // Whoever has no name is known by the address, which is no name: more connections are no way to more.
+            "" => budgets.get(tenant.id, &format!("\0{:?}", Source::of(&c.peer)), most, rates, now),
+            name => budgets.get(tenant.id, name, most, rates, now),
+        });
         let mut left = own.get();
         match left.wait_us(rates, now, bytes).max(tenant.budget.wait_us(tenant.limit, now, bytes)) {
             0 => {

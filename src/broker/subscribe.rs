@@ -258,7 +258,7 @@ impl Broker {
         Ok(())
     }
 
-    fn count_prime(&mut self, conn: ConnId, change: i32) {
+    pub(super) fn count_prime(&mut self, conn: ConnId, change: i32) {
         if let Some(c) = self.conns.get_mut(&conn) {
             c.primes = c.primes.saturating_add_signed(change);
         }

@@ -13,16 +13,14 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const HELP: &str = "The exit code is 0 where it is allowed and 1 where it is denied.
-
-Examples:
+const HELP: &str = "Examples:
   tidegate acl explain --config tidegate.yaml --as sensor-7 --publish site/sensor-7/temp
   tidegate acl explain --config tidegate.yaml --role operator --consume 'main/site/#'";
 
 /// The commands about permissions.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Acl {
-    /// Say whether somebody may do something, and which rule decides it
+    /// Say whether somebody may do something, and which rule decides it; the exit code is 0 where it may, 1 where not
     Explain(Explain),
 }
 

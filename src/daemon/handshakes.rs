@@ -3,19 +3,19 @@
 use crate::model::Mono;
 use crate::runtime::clock;
 use crate::runtime::reactor::Timer;
-use crate::session::Certificate;
+use crate::session::{Certificate, network};
 use crate::tls::TlsError;
-use crate::transport::{BoxStream, Inside, Tls};
+use crate::transport::{BoxStream, Inside, Tls, oldest_of_crowd};
 use smol::future::FutureExt as _;
 use smol::{LocalExecutor, Task};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-/// Most at the same time. Where one more comes, the one that takes longest is dropped: who means it is done within a
-/// few round trips, and a crowd that only holds the door is not waited for.
+/// Most at the same time. Where one more comes, one of the address that has most of them is dropped, the one that takes longest:
+/// who means it is done within a few round trips, and a crowd that only holds the door costs no other address its place.
 pub(super) const HANDSHAKES_MAX: usize = 256;
 /// A peer that was refused has this long to take our last words and to close its own end, in milliseconds.
 const LINGER_MS: u64 = 2_000;
@@ -27,7 +27,7 @@ pub(super) struct Handshakes {
     tls: Tls,
     /// The executor owns the tasks that own this.
     executor: Weak<LocalExecutor<'static>>,
-    under_way: RefCell<BTreeMap<u64, Task<()>>>,
+    under_way: RefCell<BTreeMap<u64, (IpAddr, Task<()>)>>,
     last: Cell<u64>,
     /// Hears of each refusal.
     tell: Box<dyn Fn(&'static str)>,
@@ -86,7 +86,7 @@ impl Handshakes {
                     None
                 }
             };
-            if let Some(task) = this.under_way.borrow_mut().remove(&number) {
+            if let Some((_, task)) = this.under_way.borrow_mut().remove(&number) {
                 task.detach();
             }
             if let Some((stream, certificate)) = done {
@@ -94,11 +94,12 @@ impl Handshakes {
             }
         });
         let mut under_way = self.under_way.borrow_mut();
-        under_way.insert(number, task);
+        under_way.insert(number, (network(address.ip()), task));
         if under_way.len() > HANDSHAKES_MAX {
-            // Dropping a task ends it.
-            let oldest = under_way.pop_first();
+            let networks = under_way.iter().map(|(number, (network, _))| (*number, Some(*network)));
+            let oldest = oldest_of_crowd(networks).and_then(|(number, ..)| under_way.remove(&number));
             drop(under_way);
+            // Dropping a task ends it.
             drop(oldest);
             (self.tell)("crowd");
             log::debug!("a handshake was dropped: {HANDSHAKES_MAX} others are under way");

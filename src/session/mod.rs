@@ -6,7 +6,7 @@ mod publisher;
 
 pub use outbox::Outbox;
 pub use principal::{
-    AUTH_CONTEXT, Attempt, Certificate, Denied, Method, NONCE_BYTES, Peer, Principal, REAUTH_CONTEXT, Via,
+    AUTH_CONTEXT, Attempt, Certificate, Denied, Method, NONCE_BYTES, Peer, Principal, REAUTH_CONTEXT, Via, network,
 };
 pub use publisher::{Expect, Patience, Publisher, Run, RunKind};
 

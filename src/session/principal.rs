@@ -5,7 +5,7 @@ pub use crate::wire::{AUTH_CONTEXT, NONCE_BYTES, REAUTH_CONTEXT};
 use crate::model::Wall;
 use crate::wire::auth_method;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// Who is at the other end of a connection, as far as the transport knows.
@@ -36,6 +36,33 @@ impl Peer {
     #[must_use]
     pub const fn tcp(address: SocketAddr) -> Self {
         Self::Ip { address, via: Via::Tcp, certificate: None }
+    }
+
+    /// Whether it is on this machine.
+    #[must_use]
+    pub const fn is_here(&self) -> bool {
+        match self {
+            Self::Unix { .. } => true,
+            Self::Ip { address, .. } => address.ip().to_canonical().is_loopback(),
+        }
+    }
+
+    /// The network it is in: an IPv4 address, or of IPv6 the 64 bits that one customer has. `None` for one of this machine.
+    #[must_use]
+    pub const fn network(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip { address, .. } => Some(network(address.ip())),
+            Self::Unix { .. } => None,
+        }
+    }
+}
+
+/// The network that a customer has whose address this is: an IPv4 address, or the first 64 bits of an IPv6 one.
+#[must_use]
+pub const fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !(u64::MAX as u128))),
+        ip => ip,
     }
 }
 

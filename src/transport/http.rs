@@ -19,13 +19,17 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use smol::io::{AsyncRead, AsyncWrite};
 use smol_hyper::rt::FuturesIo;
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::future::{Future, Ready, poll_fn, ready};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// Connections of HTTP at once that are not, or not yet, a WebSocket.
+/// Connections of HTTP at once that are not, or not yet, a WebSocket. Where one more comes, it takes the place of the oldest
+/// of the address that has most; one of that address itself is turned away.
 pub const CONNECTIONS_MAX: usize = 512;
 /// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1_024;
@@ -90,7 +94,9 @@ pub struct Upgraded {
 /// The HTTP side of a listener.
 pub struct Http {
     site: Rc<dyn Site>,
-    open: Cell<usize>,
+    /// Those that are open, in the order they came.
+    open: RefCell<BTreeMap<u64, Rc<Visit>>>,
+    last: Cell<u64>,
     said: Cell<Option<Mono>>,
 }
 
@@ -98,23 +104,24 @@ impl Http {
     /// Serves this.
     #[must_use]
     pub fn new(site: Rc<dyn Site>) -> Self {
-        Self { site, open: Cell::new(0), said: Cell::new(None) }
+        Self { site, open: RefCell::default(), last: Cell::new(0), said: Cell::new(None) }
     }
 
     /// Serves one connection until it ends or becomes a WebSocket. Where there are too many it is told so and closed.
     pub async fn serve(self: Rc<Self>, stream: BoxStream, peer: Peer) -> Option<Upgraded> {
-        if self.open.get() >= CONNECTIONS_MAX {
-            self.say();
+        if !self.make_room(peer.network()) {
             turn_away(stream);
             return None;
         }
-        let _open = Open::new(&self.open);
         let visit = Rc::new(Visit {
             peer,
             deadline: RefCell::new(Timer::after_ms(self.site.head_ms())),
             requests: Cell::new(0),
             upgrade: Cell::new(None),
+            ousted: Cell::new(false),
+            waker: RefCell::new(None),
         });
+        let _open = Open::new(&self, &visit);
         let service = Visitor { site: Rc::clone(&self.site), visit: Rc::clone(&visit) };
         let mut connection = http1::Builder::new()
             // Ours holds for all of a head, an answer and the silence between.
@@ -123,6 +130,9 @@ impl Http {
             .max_headers(HEADERS_MAX)
             .serve_connection(FuturesIo::new(stream), service);
         let served = poll_fn(|cx| {
+            if visit.is_ousted(cx) {
+                return Poll::Ready(Err("another address needs its place".to_owned()));
+            }
             if Pin::new(&mut *visit.deadline.borrow_mut()).poll(cx).is_ready() {
                 return Poll::Ready(Err("it took too long".to_owned()));
             }
@@ -143,8 +153,27 @@ impl Http {
             (Ok(()), None) => {}
             (Err(error), _) => log::debug!("{:?}: HTTP ended: {error}", visit.peer),
         }
-        end(stream).await;
+        end(stream, &visit).await;
         None
+    }
+
+    /// Makes a place for one of this network where there is none; whether it may come in.
+    fn make_room(&self, network: Option<IpAddr>) -> bool {
+        let mut open = self.open.borrow_mut();
+        if open.len() < CONNECTIONS_MAX {
+            return true;
+        }
+        self.say();
+        let own = open.values().filter(|visit| visit.peer.network() == network).count();
+        match oldest_of_crowd(open.iter().map(|(number, visit)| (*number, visit.peer.network()))) {
+            Some((number, crowd)) if crowd > own + 1 => {
+                if let Some(visit) = open.remove(&number) {
+                    visit.oust();
+                }
+                true
+            }
+            _ => false,
+        }
     }
 
     fn say(&self) {
@@ -157,19 +186,30 @@ impl Http {
 }
 
 /// One of the connections that count.
-struct Open<'a>(&'a Cell<usize>);
+struct Open<'a>(&'a Http, u64);
 
 impl<'a> Open<'a> {
-    fn new(open: &'a Cell<usize>) -> Self {
-        open.set(open.get() + 1);
-        Self(open)
+    fn new(http: &'a Http, visit: &Rc<Visit>) -> Self {
+        http.last.set(http.last.get() + 1);
+        http.open.borrow_mut().insert(http.last.get(), Rc::clone(visit));
+        Self(http, http.last.get())
     }
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        // It is not there any more where another has its place.
+        self.0.open.borrow_mut().remove(&self.1);
     }
+}
+
+/// Of those that came in this order the oldest of the network that has most, and how many that has.
+pub fn oldest_of_crowd(all: impl Iterator<Item = (u64, Option<IpAddr>)>) -> Option<(u64, usize)> {
+    let mut crowds: HashMap<Option<IpAddr>, (u64, usize)> = HashMap::new();
+    for (number, network) in all {
+        crowds.entry(network).or_insert((number, 0)).1 += 1;
+    }
+    crowds.into_values().max_by_key(|(oldest, count)| (*count, Reverse(*oldest)))
 }
 
 /// What is known of one connection.
@@ -179,6 +219,26 @@ struct Visit {
     requests: Cell<u32>,
     /// Set by the answer 101.
     upgrade: Cell<Option<(Peer, Option<&'static str>)>>,
+    /// Another has its place: it ends.
+    ousted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Visit {
+    fn oust(&self) {
+        self.ousted.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether it is to end at once; else it is woken when it is.
+    fn is_ousted(&self, cx: &Context<'_>) -> bool {
+        if !self.ousted.get() {
+            self.waker.replace(Some(cx.waker().clone()));
+        }
+        self.ousted.get()
+    }
 }
 
 /// Answers the requests of one connection.
@@ -283,12 +343,12 @@ impl Body for Text {
 }
 
 /// Closes our end and waits a little for the peer to close its own: unread bytes would take our last words from it.
-async fn end(mut stream: BoxStream) {
+async fn end(mut stream: BoxStream, visit: &Visit) {
     let mut late = pin!(Timer::after_ms(LINGER_MS));
     let mut closed = false;
     let mut buffer = [0; 512];
     poll_fn(|cx| {
-        if late.as_mut().poll(cx).is_ready() {
+        if visit.is_ousted(cx) || late.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         if !closed {
@@ -328,5 +388,19 @@ fn turn_away(mut stream: BoxStream) {
     // Best effort: there is nobody to wait for it.
     if let Poll::Ready(Ok(_)) = Pin::new(&mut stream).poll_write(&mut cx, answer.as_bytes()) {
         let _ = Pin::new(&mut stream).poll_close(&mut cx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_of_the_crowd_goes_and_no_other() {
+        let network = |n: u8| Some(IpAddr::from([192, 0, 2, n]));
+        let all = [1, 2, 2, 3, 2, 1].map(network);
+        assert_eq!(oldest_of_crowd((10..).zip(all)), Some((11, 3)));
+        assert_eq!(oldest_of_crowd((10..).zip(all.into_iter().take(2))), Some((10, 1)), "of equal ones the first");
+        assert_eq!(oldest_of_crowd(std::iter::empty()), None);
     }
 }

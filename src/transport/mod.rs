@@ -11,7 +11,7 @@ mod tls;
 mod unix;
 
 pub use accept::{Listener, accept_forever};
-pub use http::{Answer, CONNECTIONS_MAX as HTTP_CONNECTIONS_MAX, Http, Site, Upgraded};
+pub use http::{Answer, CONNECTIONS_MAX as HTTP_CONNECTIONS_MAX, Http, Site, Upgraded, oldest_of_crowd};
 pub use socket::Socket;
 pub use tls::{Inside, Material, MaterialError, Named, Refused, Source, Tls};
 

@@ -206,3 +206,22 @@ fn connections_that_never_upgrade_are_bounded_and_told() {
     assert!(told >= 1_000 - HTTP_CONNECTIONS_MAX - 10, "{told} were told");
     daemon.is_well();
 }
+
+#[test]
+fn one_address_that_holds_every_place_keeps_no_other_out() {
+    let daemon = Daemon::start(|settings| settings.limits.handshake_ms = 60_000);
+    let crowd: Vec<_> = (0..HTTP_CONNECTIONS_MAX + 50).map(|_| daemon.connect()).collect();
+    for _ in 0..3 {
+        // Another of this machine's addresses.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("bound");
+        socket.connect(&daemon.http().into()).expect("connected");
+        let mut stream = std::net::TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.write_all(format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{END}").as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert_eq!(status(&answer), "200", "{answer}");
+    }
+    drop(crowd);
+}

@@ -71,6 +71,8 @@ export async function answer(credentials, nonce, again) {
     writer.text(credentials.password);
     return writer.take();
   }
+  // Nothing else is signed with it, whoever asks.
+  if (nonce.length !== 32) throw new TidegateError('auth-failed', 'a challenge has 32 bytes', { number: 102 });
   const { privateKey, publicKey } = credentials.key;
   const signed = new Uint8Array([...(again ? CONTEXT_AGAIN : CONTEXT), ...nonce]);
   writer.raw(publicKey);

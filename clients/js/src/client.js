@@ -9,6 +9,11 @@ import { Consumer, History, Request, Responder, Subscription, deferred, matches 
 
 const SUBPROTOCOL = 'tidegate.v1';
 const MESSAGE_BYTES_MAX = 16 * 1024 * 1024;
+/** Chunked messages under way, all together: how many, and their bytes. */
+const CHUNKED_MAX = 64;
+const CHUNKED_BYTES_MAX = 4 * MESSAGE_BYTES_MAX;
+/** Longest delay before a reconnect that a broker may ask for. */
+const RETRY_MS_MAX = 300_000;
 const AUTH_METHODS = 1;
 /** Items of a delivery have this much before their record. */
 const ITEM_BYTES = 42;
@@ -72,6 +77,10 @@ export class Client {
   #nextStream = PUBLISH_STREAM + 1;
   /** Chunked messages under way, by stream and type. @type {Map<string, {frame: any, parts: Uint8Array[], got: number}>} */
   #chunks = new Map();
+  /** What they will have when they are whole. */
+  #chunkedBytes = 0;
+  /** Challenges of the session under way. */
+  #challenges = 0;
   #publisher;
   #failures = 0;
   #started = performance.now();
@@ -351,6 +360,7 @@ export class Client {
     const now = performance.now();
     [this.#sent, this.#heard] = [{ sequence: 0, at: now }, { sequence: 0, at: now }];
     this.#chunks.clear();
+    [this.#chunkedBytes, this.#challenges] = [0, 0];
     const mine = () => generation === this.generation && socket === this.#socket;
     this.#timer = setTimeout(() => {
       if (mine()) this.#lose(new TidegateError('connect-failed', 'no welcome in time', { retryable: true }));
@@ -415,10 +425,15 @@ export class Client {
       }
       if (!(frame.flags & MORE)) return frame;
       if (frame.head.total > MESSAGE_BYTES_MAX + ITEM_BYTES) throw new FrameError(111, `${frame.head.total} bytes in chunks`);
+      if (this.#chunks.size >= CHUNKED_MAX || this.#chunkedBytes + frame.head.total > CHUNKED_BYTES_MAX) {
+        throw new FrameError(111, 'too many chunked messages at once');
+      }
+      this.#chunkedBytes += frame.head.total;
       this.#chunks.set(key, { frame, parts: [frame.payload], got: frame.payload.length });
       return null;
     }
     if (!known) throw new FrameError(6, 'a chunk of nothing');
+    if (frame.payload.length === 0) throw new FrameError(11, 'an empty chunk');
     known.parts.push(frame.payload);
     known.got += frame.payload.length;
     const { total } = known.frame.head;
@@ -426,6 +441,7 @@ export class Client {
     if (frame.flags & MORE) return null;
     if (known.got !== total) throw new FrameError(11, 'fewer chunks than announced');
     this.#chunks.delete(key);
+    this.#chunkedBytes -= total;
     const payload = new Uint8Array(total);
     known.parts.reduce((at, part) => {
       payload.set(part, at);
@@ -476,8 +492,12 @@ export class Client {
   async #challenge(method, nonce) {
     const session = this.generation;
     this.#nonce = nonce;
+    this.#challenges += 1;
     const credentials = this.#credentials.find((one) => methodOf(one) === method);
     try {
+      if (this.#challenges > Math.max(this.#credentials.length, 1)) {
+        throw new TidegateError('auth-failed', 'the broker asks again and again', { number: 102 });
+      }
       if (!credentials) throw new TidegateError('auth-failed', `the broker asks for method ${method}`, { number: 102 });
       const data = await answer(credentials, nonce, false);
       if (session === this.generation) this.send('auth', 0, { method, data });
@@ -549,7 +569,7 @@ export class Client {
     this.#state = 'waiting';
     const delay = Math.min(backoffMsMax, backoffMs * 2 ** Math.min(this.#failures, 20)) * (0.5 + Math.random() / 2);
     this.#failures += 1;
-    this.#timer = setTimeout(() => this.#connect(), Math.max(delay, error.retryAfterMs));
+    this.#timer = setTimeout(() => this.#connect(), Math.max(delay, Math.min(error.retryAfterMs, RETRY_MS_MAX)));
     this.guard(() => this.#options.onState?.('waiting', error));
   }
 

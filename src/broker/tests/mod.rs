@@ -1,5 +1,6 @@
 //! The broker's promises, one by one, on a fake clock and stores in memory.
 
+mod attacks;
 mod clocks;
 mod compressed;
 mod consuming;
