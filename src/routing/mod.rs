@@ -15,7 +15,7 @@ pub struct Table<T> {
 
 #[derive(Debug)]
 struct Node<T> {
-    children: HashMap<Box<str>, Node<T>>,
+    children: Children<T>,
     plus: Option<Box<Node<T>>>,
     /// Targets of the filter that ends here.
     here: Vec<T>,
@@ -23,9 +23,80 @@ struct Node<T> {
     rest: Vec<T>,
 }
 
+/// Most nodes have one child or none: a map for each would make a deep filter cost tens of kilobytes.
+#[derive(Debug)]
+enum Children<T> {
+    /// Up to [`FEW`], in no order, with no room for more.
+    Few(Vec<(Box<str>, Node<T>)>),
+    Many(HashMap<Box<str>, Node<T>>),
+}
+
+/// Children that are looked through one by one.
+const FEW: usize = 8;
+
+impl<T> Children<T> {
+    fn get(&self, level: &str) -> Option<&Node<T>> {
+        match self {
+            Self::Few(list) => list.iter().find(|(name, _)| **name == *level).map(|(_, node)| node),
+            Self::Many(map) => map.get(level),
+        }
+    }
+
+    fn get_mut(&mut self, level: &str) -> Option<&mut Node<T>> {
+        match self {
+            Self::Few(list) => list.iter_mut().find(|(name, _)| **name == *level).map(|(_, node)| node),
+            Self::Many(map) => map.get_mut(level),
+        }
+    }
+
+    fn get_or_insert(&mut self, level: &str) -> &mut Node<T> {
+        if let Self::Few(list) = self
+            && list.len() == FEW
+            && !list.iter().any(|(name, _)| **name == *level)
+        {
+            *self = Self::Many(std::mem::take(list).into_iter().collect());
+        }
+        match self {
+            Self::Few(list) => {
+                let at = list.iter().position(|(name, _)| **name == *level).unwrap_or_else(|| {
+                    list.reserve_exact(1);
+                    list.push((level.into(), Node::default()));
+                    list.len() - 1
+                });
+                &mut list[at].1
+            }
+            Self::Many(map) => {
+                if !map.contains_key(level) {
+                    map.insert(level.into(), Node::default());
+                }
+                map.get_mut(level).expect("inserted above")
+            }
+        }
+    }
+
+    fn remove(&mut self, level: &str) {
+        match self {
+            Self::Few(list) => list.retain(|(name, _)| **name != *level),
+            Self::Many(map) => {
+                map.remove(level);
+                if map.is_empty() {
+                    *self = Self::Few(Vec::new());
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(list) => list.is_empty(),
+            Self::Many(map) => map.is_empty(),
+        }
+    }
+}
+
 impl<T> Default for Node<T> {
     fn default() -> Self {
-        Self { children: HashMap::new(), plus: None, here: Vec::new(), rest: Vec::new() }
+        Self { children: Children::Few(Vec::new()), plus: None, here: Vec::new(), rest: Vec::new() }
     }
 }
 
@@ -49,12 +120,7 @@ impl<T: Copy + PartialEq> Table<T> {
                     return;
                 }
                 "+" => node = node.plus.get_or_insert_with(Default::default),
-                _ => {
-                    if !node.children.contains_key(level) {
-                        node.children.insert(level.into(), Node::default());
-                    }
-                    node = node.children.get_mut(level).expect("inserted above");
-                }
+                _ => node = node.children.get_or_insert(level),
             }
         }
         if !node.here.contains(&target) {
@@ -186,5 +252,45 @@ mod tests {
             assert_eq!(found, expected, "seed {seed} round {round}: {channel:?} against {plain:?}");
             assert_eq!(table.len(), plain.iter().filter(|p| !p.is_empty()).count());
         }
+    }
+
+    #[test]
+    fn a_level_may_have_one_child_or_thousands_and_forgets_them_again() {
+        let mut table = Table::default();
+        let name = |i: usize| format!("site/{i}/temp");
+        let found = |table: &Table<usize>, i: usize| {
+            let mut found = Vec::new();
+            table.matches(&name(i), &mut found);
+            found
+        };
+        for i in 0..2_000 {
+            table.insert(&name(i), i);
+            for before in [0, i / 2, i] {
+                assert_eq!(found(&table, before), [before], "{before} of {i}");
+            }
+            assert!(found(&table, i + 1).is_empty());
+        }
+        for i in 0..2_000 {
+            table.remove(&name(i), i);
+            assert!(found(&table, i).is_empty());
+            assert_eq!(table.len(), 1_999 - i);
+        }
+        assert!(table.root.is_unused(), "nothing is left of them");
+    }
+
+    #[test]
+    fn a_level_of_a_deep_filter_costs_little() {
+        // What each level holds beside its name, when no other filter goes another way.
+        assert!(size_of::<(Box<str>, Node<(u64, u32)>)>() <= 128, "{}", size_of::<(Box<str>, Node<(u64, u32)>)>());
+        let mut table = Table::default();
+        table.insert(&vec!["level"; 128].join("/"), 1);
+        let mut node = &table.root;
+        while let Children::Few(list) = &node.children
+            && let Some((_, child)) = list.first()
+        {
+            assert_eq!(list.capacity(), 1);
+            node = child;
+        }
+        assert_eq!(node.here, [1]);
     }
 }

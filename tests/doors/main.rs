@@ -270,9 +270,9 @@ fn two_tenants_with_three_roles_work_through_a_change_of_certificates_without_a_
         }
         // Wakes a reader that had read the last one before it was known to be the last.
         smol::block_on(async {
-            for t in 0..2 {
+            for (t, published) in published.iter().enumerate() {
                 let operator = world.login(t, 2).await;
-                let end = published[t].last().unwrap();
+                let end = published.last().unwrap();
                 operator.publish(&Message::new("site/sensor-1/temp", end.as_bytes()).unwrap()).await.unwrap();
             }
         });
