@@ -98,7 +98,7 @@ fn the_five_minutes_of_the_readme_run_as_written() {
 
     let mut ran = 0;
     let mut background = None;
-    for line in lines("## Five minutes", "## Configure it") {
+    for line in lines("## Five minutes", "## Lock it down") {
         ran += 1;
         if let Some(line) = line.strip_suffix('&') {
             background = Some(begin(line, home, &url));
