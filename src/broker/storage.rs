@@ -163,11 +163,13 @@ impl Broker {
             }
         }
         // What was read names queues by their old places: who asked is told that it failed, or asks again.
-        let mut reads: Vec<(u64, Waiting)> = self.reads.drain().collect();
+        let mut reads: Vec<(u64, Waiting)> = self.waiting.drain().collect();
+        self.reads.clear();
         reads.sort_unstable_by_key(|(token, _)| *token);
         for (_, waiting) in reads {
             self.answer_read(waiting, None);
         }
+        self.waiting.clear();
         self.reads.clear();
         self.pumps.clear();
         // Queues and consumers may have other places in their lists now, or none.
