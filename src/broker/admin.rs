@@ -201,7 +201,7 @@ impl Broker {
         let Some(c) = self.queues[queue].consumers[consumer].take() else { return };
         let (key, volume) = (self.queues[queue].key, self.queues[queue].volume);
         // Another may take its place in the list: what was read for this one says nothing to that.
-        self.waiting.retain(|_, waiting| {
+        self.reads.retain(|_, waiting| {
             !matches!(waiting, super::Waiting::Page(q, c, _) | super::Waiting::Fetch(q, c, ..) if (*q, *c) == (queue, consumer))
         });
         let now = self.now.mono;

@@ -23,7 +23,6 @@ mod permit;
 mod publish;
 mod quotas;
 mod rates;
-mod reads;
 mod request;
 mod signatures;
 mod storage;
@@ -49,7 +48,6 @@ use hashbrown::HashMap;
 use login::Logins;
 use mount::{Mount, Queues};
 use rates::{Budgets, Limit};
-use reads::Reads;
 use request::Ask;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,9 +69,7 @@ pub struct Broker {
     disk: VolumeState,
     memory: VolumeState,
     health: Health,
-    /// What reads are for, by their numbers.
-    waiting: HashMap<u64, Waiting>,
-    reads: Reads,
+    reads: HashMap<u64, Waiting>,
     asks: HashMap<u64, Ask>,
     logins: Logins,
     /// Keys that rules of signatures call by name.
@@ -162,8 +158,7 @@ impl Broker {
             disk: VolumeState::new(Volume::Disk, loaded.applied, settings.store.tail_bytes as usize),
             memory: VolumeState::new(Volume::Memory, crate::model::Position(0), settings.store.tail_bytes as usize / 2),
             health: Health::default(),
-            waiting: HashMap::new(),
-            reads: Reads::default(),
+            reads: HashMap::new(),
             asks: HashMap::new(),
             logins: Logins::default(),
             named_keys: NamedKeys::new(),
@@ -311,7 +306,7 @@ impl Broker {
     }
 
     fn handle_read(&mut self, token: u64, result: Result<crate::store::ReadResult, StoreError>) {
-        let Some(waiting) = self.read_done(token) else { return };
+        let Some(waiting) = self.reads.remove(&token) else { return };
         let result = match result {
             Ok(result) => Some(result),
             Err(error) => {
@@ -336,6 +331,12 @@ impl Broker {
             Waiting::Prime(prime) => self.handle_primed(prime, result),
             Waiting::Admin(waiting) => self.handle_admin_read(waiting, result),
         }
+    }
+
+    fn read(&mut self, volume: Volume, waiting: Waiting, request: crate::store::ReadRequest) {
+        let token = self.next_id();
+        self.reads.insert(token, waiting);
+        self.effects.push_back(Effect::Read { volume, token, request });
     }
 
     fn next_id(&mut self) -> u64 {

@@ -163,13 +163,11 @@ impl Broker {
             }
         }
         // What was read names queues by their old places: who asked is told that it failed, or asks again.
-        let mut reads: Vec<(u64, Waiting)> = self.waiting.drain().collect();
-        self.reads.clear();
+        let mut reads: Vec<(u64, Waiting)> = self.reads.drain().collect();
         reads.sort_unstable_by_key(|(token, _)| *token);
         for (_, waiting) in reads {
             self.answer_read(waiting, None);
         }
-        self.waiting.clear();
         self.reads.clear();
         self.pumps.clear();
         // Queues and consumers may have other places in their lists now, or none.

@@ -105,7 +105,7 @@ fn redeliveries_from_disk_are_read_as_credit_allows_and_in_order() {
     let mut again = Vec::new();
     for _ in 0..100 {
         w.credit(r, 1, 1);
-        assert!(w.broker.waiting.len() <= 1);
+        assert!(w.broker.reads.len() <= 1);
         again.extend(w.texts(r));
     }
     assert!(again == texts, "a message in memory overtook one on disk");

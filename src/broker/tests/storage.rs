@@ -178,7 +178,7 @@ fn a_read_that_failed_is_followed_by_a_commit_though_nothing_is_published() {
     let mut w = World::new(vec![queue("main", "#")]);
     w.pass(2_000);
     let before = w.broker.counters.commits;
-    w.broker.waiting.insert(u64::MAX, Waiting::Delayed(0));
+    w.broker.reads.insert(u64::MAX, Waiting::Delayed(0));
     w.event(Event::Read { token: u64::MAX, result: Err(StoreError::Io("unreadable".into())) });
     w.pass(5_000);
     assert!(w.broker.counters.commits > before, "the commit finds out that the store must be opened anew");
