@@ -68,7 +68,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         self.tls.handshake_kind()
     }
 
-    /// The first bytes of the peer, at most [`FIRST_BYTES`].
+    /// The first bytes of the peer, as many as tell what it speaks.
     #[must_use]
     pub fn first(&self) -> &[u8] {
         &self.first[..self.first_len]
