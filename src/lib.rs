@@ -6,6 +6,8 @@
 #[cfg(feature = "daemon")]
 pub mod auth;
 #[cfg(feature = "daemon")]
+pub mod bridge;
+#[cfg(feature = "daemon")]
 pub mod broker;
 #[cfg(feature = "daemon")]
 pub mod cli;

@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("observe", &["model", "wire", "config"]),
     ("seal", &["model"]),
     ("auth", &["model", "wire", "session", "config", "seal"]),
+    ("bridge", &["model", "wire", "schedule", "config", "client", "seal"]),
     (
         "broker",
         &[
@@ -60,6 +61,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "seal",
             "tls",
             "websocket",
+            "bridge",
+            "client",
         ],
     ),
     ("client", &["model", "wire", "schedule", "seal", "tls", "websocket"]),
@@ -95,6 +98,7 @@ const PURE: &[&str] = &[
     "src/protocols/",
     "src/seal/",
     "src/broker/",
+    "src/bridge/",
     "src/client/core",
 ];
 

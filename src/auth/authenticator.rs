@@ -211,6 +211,7 @@ impl Authenticator {
     fn transport(&self, now: Wall, peer: &Peer) -> Result<Principal, Denied> {
         match peer {
             Peer::Unix { admin: true, .. } => Ok(Principal::local_admin()),
+            Peer::Bridge { name, tenant } => Ok(Principal::bridge(name, tenant)),
             Peer::Unix { uid, .. } => match self.identities.user(*uid) {
                 Some(identity) => admit(now, identity, &identity.name, Method::Transport, None),
                 None => Err(denied("unknown-user", format!("no line names the user {uid} of this machine"))),

@@ -69,6 +69,7 @@ impl Broker {
                 .and_then(|ask| self.named(mount, &ask.name))
                 .map(|q| Some(json(&Count { count: self.purge(q) }))),
             admin::QUEUE_REPLAY => query(body).and_then(|ask| self.begin_replay(conn, stream, mount, &ask)),
+            admin::BRIDGES => Ok(Some(json(&self.bridge_statuses(mount)))),
             admin::CONSUMER_DELETE => query(body).and_then(|ask| self.remove_consumer(mount, &ask)).map(Some),
             _ => Err((Code::NoResponder, format!("there is no request {channel:?}"))),
         };
@@ -124,6 +125,7 @@ impl Broker {
             connections: if whole { self.conns.len() as u64 } else { u64::from(self.mounts[mount].connections) },
             counters,
             queues: self.queue_statuses(mount),
+            bridges: self.bridge_statuses(mount),
             tenants: match mount {
                 0 => (0..self.mounts.len()).map(|m| self.tenant_status(m)).collect(),
                 _ => vec![self.tenant_status(mount)],

@@ -161,7 +161,7 @@ impl Broker {
         let too_often = self.connects_too_often(&peer);
         let limits = &self.settings.limits;
         // Who administers this machine is let in also where strangers hold every place: somebody must be able to look.
-        let admin = matches!(peer, Peer::Unix { admin: true, .. });
+        let admin = peer.is_admin() || peer.is_bridge();
         let over = !admin && self.conns.len() >= limits.connections_max as usize;
         let crowd = self.logins.greet(&peer);
         let crowded = !admin && !peer.is_here() && crowd > (limits.connections_max / CROWD_PART).max(CROWD_MIN);

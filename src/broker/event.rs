@@ -3,6 +3,7 @@
 pub use crate::session::Peer;
 
 use crate::config::Settings;
+use crate::model::admin::BridgeStatus;
 use crate::model::{ConnId, Mono, Volume};
 use crate::session::{Attempt, Denied, NONCE_BYTES, Principal};
 use crate::store::{Batch, Committed, ReadRequest, ReadResult, Reader, StoreError};
@@ -78,6 +79,13 @@ pub enum Event<'a> {
         /// All of them.
         keys: super::NamedKeys,
     },
+    /// How a bridge of this process is: told when that changes, at most a few times a second.
+    Bridge {
+        /// It.
+        status: Box<BridgeStatus>,
+        /// What it wants kept over restarts, where that changed: any bytes.
+        keep: Option<Vec<u8>>,
+    },
     /// The time of [`super::Broker::poll_timeout`] has come.
     Timeout,
     /// New settings; what cannot change while running was already taken out and reported.
@@ -122,6 +130,13 @@ pub enum Effect {
     Wake {
         /// The connection.
         conn: ConnId,
+    },
+    /// An operator wants a bridge of this process paused, or to go on.
+    Bridge {
+        /// Its name.
+        name: String,
+        /// Which.
+        pause: bool,
     },
     /// Give up the reserve file so that acknowledgements can go on, or make it again.
     Reserve {

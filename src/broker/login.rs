@@ -80,6 +80,8 @@ impl Source {
     pub(super) fn of(peer: &Peer) -> Self {
         match peer {
             Peer::Unix { uid, .. } => Self::User(*uid),
+            // Never counted: it shows no credentials.
+            Peer::Bridge { .. } => Self::User(u32::MAX),
             Peer::Ip { address, .. } => Self::Ip(network(address.ip())),
         }
     }
@@ -304,7 +306,10 @@ impl Broker {
     /// The client said nothing of credentials: what its transport tells may be enough.
     fn begin_silently(&mut self, conn: ConnId) {
         let Some(c) = self.conns.get(&conn) else { return };
-        if matches!(c.peer, Peer::Unix { admin: true, .. }) {
+        if let Peer::Bridge { name, tenant } = &c.peer {
+            let principal = Principal::bridge(name, tenant);
+            self.open(conn, principal);
+        } else if c.peer.is_admin() {
             self.open(conn, Principal::local_admin());
         } else if takes(&self.settings, &c.peer, Method::Transport) {
             self.check(conn, Check { method: Method::Transport, data: Vec::new(), again: false, silent: true });
@@ -361,7 +366,7 @@ impl Broker {
             return Err(Fault::new(Code::UnexpectedFrame, "answer by the method that was asked for"));
         };
         c.login.attempts += 1;
-        if method == Method::Transport && matches!(c.peer, Peer::Unix { admin: true, .. }) {
+        if method == Method::Transport && c.peer.is_admin() {
             self.open(conn, Principal::local_admin());
         } else {
             self.check(conn, Check { method, data: auth.data.to_vec(), again: false, silent: false });
@@ -654,7 +659,7 @@ fn takes(settings: &Settings, peer: &Peer, method: Method) -> bool {
         Method::Token => !settings.issuers.is_empty(),
         Method::Password | Method::Key => settings.auth.identities.is_some(),
         Method::Transport => match peer {
-            Peer::Unix { admin: true, .. } => true,
+            Peer::Unix { admin: true, .. } | Peer::Bridge { .. } => true,
             Peer::Unix { .. } => settings.auth.identities.is_some(),
             Peer::Ip { certificate, .. } => settings.auth.identities.is_some() && certificate.is_some(),
         },

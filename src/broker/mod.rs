@@ -7,6 +7,7 @@
 //! - A session that is out of window, or a store that is behind, is not read from: TCP carries that to the sender.
 
 mod admin;
+mod bridges;
 mod commit;
 mod conn;
 mod consume;
@@ -37,6 +38,7 @@ pub use signatures::NamedKeys;
 pub use usage::{Usage, Whose};
 
 use crate::config::Settings;
+use crate::model::admin::BridgeStatus;
 use crate::model::{ConnId, Epoch, Mono, Now, Wall};
 use crate::queue::Queue;
 use crate::routing::Permissions;
@@ -49,7 +51,7 @@ use login::Logins;
 use mount::{Mount, Queues};
 use rates::{Budgets, Limit};
 use request::Ask;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use storage::Health;
 
@@ -72,6 +74,8 @@ pub struct Broker {
     reads: HashMap<u64, Waiting>,
     asks: HashMap<u64, Ask>,
     logins: Logins,
+    /// How this process's bridges are, by name.
+    bridges: BTreeMap<String, BridgeStatus>,
     /// Keys that rules of signatures call by name.
     named_keys: NamedKeys,
     /// What each role allows; sessions share it.
@@ -161,6 +165,7 @@ impl Broker {
             reads: HashMap::new(),
             asks: HashMap::new(),
             logins: Logins::default(),
+            bridges: BTreeMap::new(),
             named_keys: NamedKeys::new(),
             permissions: Arc::new(Permissions::new(&settings.roles)),
             rates: Limit::default(),
@@ -201,6 +206,7 @@ impl Broker {
             Event::Read { token, result } => self.handle_read(token, result),
             Event::Disk { free_bytes } => self.handle_disk(free_bytes),
             Event::NoTls { reason } => *self.counters.no_tls.entry(reason).or_default() += 1,
+            Event::Bridge { status, keep } => self.handle_bridge(*status, keep),
             Event::Timeout => self.handle_timeout(),
             Event::Reload { settings } => self.handle_reload(settings),
             Event::Stop { deadline } => self.handle_stop(deadline),

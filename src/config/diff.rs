@@ -1,5 +1,6 @@
 //! Two settings compared: what a reload changes, and what has to wait for the next start.
 
+use super::bridges::{BridgeSettings, OutageSettings};
 use super::items::Item;
 use super::keys::{Key, SETTINGS};
 use super::settings::{IssuerSettings, QueueSettings, RoleSettings, Settings, SignatureSettings, TenantSettings};
@@ -42,6 +43,8 @@ pub fn diff(old: &Settings, new: &Settings) -> Vec<Change> {
     compare_list::<TenantSettings>(old, new, &mut changes);
     compare_list::<SignatureSettings>(old, new, &mut changes);
     compare_list::<QueueSettings>(old, new, &mut changes);
+    compare_list::<BridgeSettings>(old, new, &mut changes);
+    compare_list::<OutageSettings>(old, new, &mut changes);
     changes
 }
 
@@ -73,6 +76,8 @@ pub fn reloadable(old: &Settings, new: &Settings) -> Settings {
     keep_list::<TenantSettings>(old, &mut settings);
     keep_list::<SignatureSettings>(old, &mut settings);
     keep_list::<QueueSettings>(old, &mut settings);
+    keep_list::<BridgeSettings>(old, &mut settings);
+    keep_list::<OutageSettings>(old, &mut settings);
     settings
 }
 
@@ -99,6 +104,8 @@ pub fn list(settings: &Settings) -> Vec<(String, String)> {
     list_items::<TenantSettings>(settings, &mut lines);
     list_items::<SignatureSettings>(settings, &mut lines);
     list_items::<QueueSettings>(settings, &mut lines);
+    list_items::<BridgeSettings>(settings, &mut lines);
+    list_items::<OutageSettings>(settings, &mut lines);
     lines
 }
 

@@ -45,7 +45,40 @@ pub(super) trait Item: Clone + 'static {
 }
 
 /// Keys of the lists, in the order they are told.
-pub(super) const LISTS: &[&str] = &["issuers", "roles", "tenants", "signatures", "queues"];
+pub(super) const LISTS: &[&str] = &["issuers", "roles", "tenants", "signatures", "queues", "bridges", "outage"];
+
+/// A name as the key `name` of every list has it.
+macro_rules! name {
+    () => {
+        Kind::Text {
+            expected: NAME,
+            get: |s| s.name.clone(),
+            set: |s, text| {
+                check_name(text)?;
+                s.name = text.into();
+                Ok(())
+            },
+        }
+    };
+}
+
+pub(super) use name;
+
+/// A tenant's name, or none.
+macro_rules! tenant {
+    () => {
+        Kind::Text {
+            expected: "the name of a tenant, or none",
+            get: |s| tenant_shown(&s.tenant),
+            set: |s, text| {
+                s.tenant = $crate::config::items::tenant_named(text)?;
+                Ok(())
+            },
+        }
+    };
+}
+
+pub(super) use tenant;
 
 impl Item for QueueSettings {
     const LIST: &'static str = "queues";
@@ -180,35 +213,6 @@ impl Item for SignatureSettings {
     }
 }
 
-/// A name as the key `name` of every list has it.
-macro_rules! name {
-    () => {
-        Kind::Text {
-            expected: NAME,
-            get: |s| s.name.clone(),
-            set: |s, text| {
-                check_name(text)?;
-                s.name = text.into();
-                Ok(())
-            },
-        }
-    };
-}
-
-/// A tenant's name, or none.
-macro_rules! tenant {
-    () => {
-        Kind::Text {
-            expected: "the name of a tenant, or none",
-            get: |s| tenant_shown(&s.tenant),
-            set: |s, text| {
-                s.tenant = tenant(text)?;
-                Ok(())
-            },
-        }
-    };
-}
-
 /// Most bytes of an issuer's name: the claim `iss` may be a URL.
 const ISSUER_BYTES_MAX: usize = 256;
 
@@ -246,7 +250,7 @@ const ISSUER: &[Key<IssuerSettings>] = &[
             expected: "the name of a tenant, {claim} to take the claim `tenant`, or none",
             get: |s| tenant_shown(&s.tenant),
             set: |s, text| {
-                s.tenant = if text == "{claim}" { text.into() } else { tenant(text)? };
+                s.tenant = if text == "{claim}" { text.into() } else { tenant_named(text)? };
                 Ok(())
             },
         },
@@ -290,14 +294,7 @@ const TENANT: &[Key<TenantSettings>] = &[
 
 /// The keys of one rule of signatures.
 const SIGNATURE: &[Key<SignatureSettings>] = &[
-    live(
-        "channels",
-        texts!(
-            "filters such as alarms/#",
-            |text| Filter::parse(text).map(|_| ()).map_err(|error| format!(" ({error})")),
-            channels
-        ),
-    ),
+    live("channels", texts!("filters such as alarms/#", filter, channels)),
     live("keys", texts!("public keys (ed25519:BASE64) or names of keys in auth.identities", check_text, keys)),
     live("tenant", tenant!()),
 ];
@@ -310,7 +307,7 @@ const QUEUE: &[Key<QueueSettings>] = &[
         "capture",
         Kind::List {
             expected: "filters such as site/+/temp or #",
-            check: |text| Filter::parse(text).map(|_| ()).map_err(|error| format!(" ({error})")),
+            check: filter,
             get: |q| q.capture.clone(),
             set: |q, items| q.capture = items.to_vec(),
         },
@@ -341,11 +338,11 @@ const FALSE: bool = false;
 const TRUE: bool = true;
 
 /// The word that stands for no tenant.
-fn tenant_shown(tenant: &str) -> String {
+pub(super) fn tenant_shown(tenant: &str) -> String {
     if tenant.is_empty() { "none".into() } else { tenant.into() }
 }
 
-fn tenant(text: &str) -> Result<String, String> {
+pub(super) fn tenant_named(text: &str) -> Result<String, String> {
     if text == "none" {
         return Ok(String::new());
     }
@@ -353,7 +350,12 @@ fn tenant(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-fn check_text(text: &str) -> Result<(), String> {
+/// Whether it is a filter.
+pub(super) fn filter(text: &str) -> Result<(), String> {
+    Filter::parse(text).map(|_| ()).map_err(|error| format!(" ({error})"))
+}
+
+pub(super) fn check_text(text: &str) -> Result<(), String> {
     if text.is_empty() { Err(", which is empty".into()) } else { Ok(()) }
 }
 

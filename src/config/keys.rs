@@ -153,6 +153,8 @@ macro_rules! paths {
     };
 }
 
+pub(super) use paths;
+
 /// `path!(field)`: a file, or none.
 macro_rules! one_path {
     ($($field:ident).+) => {

@@ -3,6 +3,7 @@
 //! The YAML is read by events (`saphyr-parser`) into a tree that keeps places, then every key is looked up in the two
 //! tables of `keys.rs`. One file may hold many mistakes; all of them are told at once.
 
+mod bridges;
 mod check;
 mod diff;
 mod error;
@@ -15,6 +16,7 @@ mod tests;
 mod units;
 mod yaml;
 
+pub use bridges::{BridgeSettings, DownRoute, MappingText, OutageSettings, RouteError, UpRoute};
 pub use diff::{Change, diff, list, reloadable};
 pub use error::{ConfigErrors, Place, Problem};
 pub use settings::{

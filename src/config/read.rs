@@ -1,5 +1,6 @@
 //! Tree and environment to settings: every mistake is collected, and every key remembers where it was set.
 
+use super::bridges::{BridgeSettings, OutageSettings};
 use super::error::{Place, Problem};
 use super::items::{Item, LISTS};
 use super::keys::{Key, Kind, LATER, SECRETS, SETTINGS, SOURCES};
@@ -86,6 +87,8 @@ impl Reading {
             self.keep::<TenantSettings>();
             self.keep::<SignatureSettings>();
             self.keep::<QueueSettings>();
+            self.keep::<BridgeSettings>();
+            self.keep::<OutageSettings>();
         }
     }
 
@@ -133,6 +136,8 @@ impl Reading {
                     RoleSettings::LIST => self.list::<RoleSettings>(&entry.node, entry.pos),
                     TenantSettings::LIST => self.list::<TenantSettings>(&entry.node, entry.pos),
                     SignatureSettings::LIST => self.list::<SignatureSettings>(&entry.node, entry.pos),
+                    BridgeSettings::LIST => self.list::<BridgeSettings>(&entry.node, entry.pos),
+                    OutageSettings::LIST => self.list::<OutageSettings>(&entry.node, entry.pos),
                     _ => self.list::<QueueSettings>(&entry.node, entry.pos),
                 }
             } else if shown.is_empty() && LATER.contains(&path.as_str()) {

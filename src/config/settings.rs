@@ -1,5 +1,6 @@
 //! The settings themselves: typed, complete, already checked.
 
+use super::bridges::{BridgeSettings, OutageSettings};
 use crate::wire::Contract;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +35,10 @@ pub struct Settings {
     pub signatures: Vec<SignatureSettings>,
     /// The queues, in order.
     pub queues: Vec<QueueSettings>,
+    /// Upstreams.
+    pub bridges: Vec<BridgeSettings>,
+    /// What is given up of what waited for an upstream.
+    pub outage: Vec<OutageSettings>,
     /// Logging.
     pub log: LogSettings,
 }
@@ -372,6 +377,8 @@ impl Default for Settings {
             tenants: Vec::new(),
             signatures: Vec::new(),
             queues: vec![QueueSettings { capture: vec!["#".into()], ..QueueSettings::new("main") }],
+            bridges: Vec::new(),
+            outage: Vec::new(),
             log: LogSettings { level: log::LevelFilter::Info, format: LogFormat::Text },
         }
     }

@@ -68,6 +68,8 @@ fn the_items_shown_in_comments_are_right_and_name_every_key() {
     look::<RoleSettings>(&reading, &mut missing);
     look::<TenantSettings>(&reading, &mut missing);
     look::<SignatureSettings>(&reading, &mut missing);
+    look::<BridgeSettings>(&reading, &mut missing);
+    look::<OutageSettings>(&reading, &mut missing);
     assert_eq!(missing, BTreeSet::new());
 }
 
@@ -144,7 +146,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[1]: a\n", "t.yaml:1:1: found a key that is not a word; expected a name"),
     (
         "- a\n",
-        "t.yaml:1:1: found a list; expected a map of name, data, listen, tls, http, auth, limits, store, issuers, roles, tenants, signatures, queues, log",
+        "t.yaml:1:1: found a list; expected a map of name, data, listen, tls, http, auth, limits, store, issuers, roles, tenants, signatures, queues, bridges, outage, log",
     ),
     // keys
     ("nme: a\n", "t.yaml:1:1: nme: found an unknown key; did you mean `name`?"),

@@ -130,7 +130,7 @@ impl<M: Machine + 'static> Admission<M> {
         let Some(executor) = self.executor.upgrade() else { return };
         // The machine tells those just over its limit why it closes them, and waits for its words to arrive; of a flood
         // each gets the same words if its socket takes them at once, and costs no task.
-        if self.is_full() && !matches!(peer, Peer::Unix { admin: true, .. }) {
+        if self.is_full() && !peer.is_admin() {
             self.say_full();
             turn_away(stream);
             return;

@@ -252,6 +252,8 @@ impl<M: Machine> Conductor<M> {
                     let bytes = self.shared.machine.borrow().settings().store.reserve_bytes;
                     self.worker.send(Job::Reserve(present.then_some(bytes)));
                 }
+                // The task of that name, once bridges run in the daemon.
+                Effect::Bridge { .. } => {}
                 Effect::Stopped if self.stopped => {}
                 Effect::Stopped => {
                     self.stopped = true;

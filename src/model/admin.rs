@@ -22,6 +22,13 @@ pub const QUEUE_REPLAY: &str = "$admin/queue/replay";
 /// [`ConsumerQuery`] in, [`Count`] out: the durable consumer and its position are forgotten.
 pub const CONSUMER_DELETE: &str = "$admin/consumer/delete";
 
+/// Answers with `Vec<BridgeStatus>`; no body.
+pub const BRIDGES: &str = "$admin/bridges";
+/// [`BridgeQuery`] in, [`BridgeStatus`] out: it takes nothing more from its queues, ends its connection, and stays so over restarts.
+pub const BRIDGE_PAUSE: &str = "$admin/bridge/pause";
+/// [`BridgeQuery`] in, [`BridgeStatus`] out: it goes on, and connects at once.
+pub const BRIDGE_RESUME: &str = "$admin/bridge/resume";
+
 /// Most messages one peek answers.
 pub const PEEK_MAX: u32 = 1_000;
 /// Most bytes of a payload one [`PeekItem`] shows; the rest is cut off and `size` tells the whole.
@@ -69,6 +76,84 @@ pub struct ConsumerQuery {
     pub queue: String,
     /// Its name.
     pub name: String,
+}
+
+/// Names a bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeQuery {
+    /// Its name.
+    pub name: String,
+}
+
+/// What a bridge is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BridgeState {
+    /// It waits before it tries again.
+    #[default]
+    Waiting,
+    /// It looks up the name, connects, and agrees on TLS and WebSocket.
+    Connecting,
+    /// It says hello and logs in.
+    Greeting,
+    /// Messages flow, or could.
+    Open,
+    /// An operator paused it.
+    Paused,
+    /// The day's bytes are used up.
+    Spent,
+}
+
+/// A bridge at one moment. Totals are since the start of the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its tenant; absent when it is nobody's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
+    /// What it is doing.
+    pub state: BridgeState,
+    /// Whether what it forwards is acknowledged within `ack_age`, and nothing waits that could be forwarded.
+    pub healthy: bool,
+    /// The address in use, or tried last.
+    pub url: String,
+    /// Milliseconds the connection holds; 0 without one.
+    pub open_ms: u64,
+    /// Why the last connection ended or could not be made: `dns`, `refused`, `timeout`, `unreachable`, `tls`, `http`, `auth`,
+    /// `protocol`, `heartbeat`, `stalled`, `closed` or `local`; empty when there was none.
+    pub last_error: String,
+    /// The same for people.
+    pub last_error_detail: String,
+    /// Milliseconds since the last error; 0 without one.
+    pub last_error_age_ms: u64,
+    /// Milliseconds until the next try; 0 unless it waits.
+    pub retry_ms: u64,
+    /// Connections made.
+    pub connects: u64,
+    /// Messages in the queues that it has yet to forward, filters not considered.
+    pub queued: u64,
+    /// Messages under way without an acknowledgement.
+    pub in_flight: u64,
+    /// Messages the upstream acknowledged.
+    pub acked: u64,
+    /// Milliseconds the oldest message not yet forwarded has waited; 0 when none waits.
+    pub oldest_ms: u64,
+    /// Milliseconds since the last acknowledgement; 0 before the first.
+    pub last_ack_age_ms: u64,
+    /// Round trip of the last ping or batch, in milliseconds; 0 unknown.
+    pub round_trip_ms: u64,
+    /// The window in force, in messages and bytes.
+    pub window: (u64, u64),
+    /// Messages brought from the upstream and taken here.
+    pub brought: u64,
+    /// Bytes by kind: `up` and `down` as sent and heard, `records` forwarded as they are, `batches` the same as sent.
+    pub bytes: BTreeMap<String, u64>,
+    /// Bytes of today's budget that are used; absent without a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day_bytes: Option<u64>,
+    /// Messages not forwarded, by reason: codes of the upstream (dead letters), `loop`, `hops`, `expired`, `superseded`, `thinned`.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// How many things a command touched.
@@ -129,6 +214,9 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// Every queue.
     pub queues: Vec<QueueStatus>,
+    /// Every bridge that whoever asks may see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<BridgeStatus>,
     /// Every tenant; the one without a name is whoever belongs to none. A tenant's administrator sees its own alone.
     #[serde(default)]
     pub tenants: Vec<TenantStatus>,

@@ -29,6 +29,13 @@ pub enum Peer {
         /// Whether it may administer the broker.
         admin: bool,
     },
+    /// A bridge of this very process, which forwards what its tenant's queues hold.
+    Bridge {
+        /// Its name in the settings.
+        name: Arc<str>,
+        /// Its tenant; empty for none.
+        tenant: Arc<str>,
+    },
 }
 
 impl Peer {
@@ -38,11 +45,23 @@ impl Peer {
         Self::Ip { address, via: Via::Tcp, certificate: None }
     }
 
+    /// Whether it may administer the broker by what it is: its own user or root.
+    #[must_use]
+    pub const fn is_admin(&self) -> bool {
+        matches!(self, Self::Unix { admin: true, .. })
+    }
+
+    /// Whether it is part of this process.
+    #[must_use]
+    pub const fn is_bridge(&self) -> bool {
+        matches!(self, Self::Bridge { .. })
+    }
+
     /// Whether it is on this machine.
     #[must_use]
     pub const fn is_here(&self) -> bool {
         match self {
-            Self::Unix { .. } => true,
+            Self::Unix { .. } | Self::Bridge { .. } => true,
             Self::Ip { address, .. } => address.ip().to_canonical().is_loopback(),
         }
     }
@@ -52,7 +71,7 @@ impl Peer {
     pub const fn network(&self) -> Option<IpAddr> {
         match self {
             Self::Ip { address, .. } => Some(network(address.ip())),
-            Self::Unix { .. } => None,
+            Self::Unix { .. } | Self::Bridge { .. } => None,
         }
     }
 }
@@ -174,6 +193,13 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// A bridge of this process: it passes permissions, within its tenant.
+    #[must_use]
+    pub fn bridge(name: &str, tenant: &str) -> Self {
+        let name = format!("bridge:{name}").into();
+        Self { name, tenant: tenant.into(), method: Method::Transport, admin: true, ..Self::default() }
+    }
+
     /// The broker's own user or root.
     #[must_use]
     pub fn local_admin() -> Self {

@@ -150,7 +150,7 @@ fn proven(peer: &Peer, trusted: &Networks) -> bool {
     match peer {
         Peer::Ip { via: Via::Https, .. } => true,
         Peer::Ip { address, .. } => trusted.contains(address.ip()),
-        Peer::Unix { .. } => false,
+        Peer::Unix { .. } | Peer::Bridge { .. } => false,
     }
 }
 
@@ -214,7 +214,7 @@ mod tests {
         let trusted: Vec<String> = trusted.iter().map(|&t| t.to_owned()).collect();
         match client(&headers(pairs), &peer(from, Via::Http), &Networks::new(&trusted)) {
             Peer::Ip { address, .. } => address.ip().to_string(),
-            Peer::Unix { .. } => unreachable!("it was an address"),
+            Peer::Unix { .. } | Peer::Bridge { .. } => unreachable!("it was an address"),
         }
     }
 

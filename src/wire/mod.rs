@@ -1,6 +1,7 @@
 //! Bytes to frames and back: the frame of `proto/frame.md`; total, allocation-free and `no_std`.
 
 mod auth;
+mod bridge;
 mod codec;
 mod crc;
 mod error;
@@ -12,6 +13,12 @@ pub use auth::{
     AUTH_CONTEXT, AUTH_DATA_BYTES_MAX, AUTH_METHODS_MAX, EXTENSION_AUTH_METHODS, NONCE_BYTES, PUBLIC_KEY_BYTES,
     REAUTH_CONTEXT, SIGNATURE_BYTES, SignedNonce, auth_method, parse_key, parse_password, write_password,
 };
+pub use bridge::{
+    BridgeHello, ENCODING_LZ4_BATCH, EXTENSION_BRIDGE, EXTENSION_LZ4, EXTENSION_REASON, EXTENSION_SOURCE,
+    POSITIONS_BYTES_MAX, SOURCE_RUNS_MAX, Source,
+};
+#[cfg(feature = "daemon")]
+pub use bridge::{SourcePosition, SourceRuns};
 #[cfg(feature = "daemon")]
 pub use codec::append;
 pub use codec::{Decoded, Frame, decode, encode, encode_extended, encode_into, frame_len, seal};

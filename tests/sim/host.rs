@@ -301,6 +301,7 @@ impl World<'_> {
                         host.disk.set_space(Some(space + bytes));
                     }
                 }
+                Effect::Bridge { .. } => {}
                 Effect::Stopped => {
                     self.hosts[h].stopped = true;
                     self.after(20_000, Ev::StopOver(h, process));

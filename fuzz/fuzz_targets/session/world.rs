@@ -262,6 +262,7 @@ impl World {
                     let denied = tidegate::session::Denied { reason: "fuzz", detail: String::new() };
                     self.broker.handle(self.now, Event::Authenticated { conn, outcome: Err(denied) });
                 }
+                Effect::Bridge { .. } => {}
                 Effect::Reserve { .. } => {}
                 Effect::Stopped => self.stopped = true,
             }

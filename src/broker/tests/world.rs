@@ -187,6 +187,7 @@ impl World {
                 }
                 Effect::Wake { conn } => self.transmit(conn),
                 Effect::Authenticate { conn, attempt } => self.asked.push_back((conn, attempt)),
+                Effect::Bridge { .. } => {}
                 Effect::Reserve { present } => self.reserve.push(present),
                 Effect::Stopped => self.stopped = true,
             }

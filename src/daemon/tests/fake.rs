@@ -211,7 +211,7 @@ impl Machine for Fake {
     fn handle(&mut self, now: Now, event: Event<'_>) {
         let ledger = Arc::clone(&self.ledger);
         match event {
-            Event::Authenticated { .. } => panic!("nothing was asked"),
+            Event::Bridge { .. } | Event::Authenticated { .. } => panic!("nothing was asked"),
             Event::Opened { conn, peer, .. } => {
                 assert!(self.conns.insert(conn, Conn::default()).is_none(), "a number is given once");
                 let admin = matches!(peer, Peer::Unix { admin: true, .. });

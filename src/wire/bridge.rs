@@ -1,0 +1,214 @@
+//! What a bridge says beside the heads: who it is, where its messages come from, what of them is kept already.
+
+use crate::model::limits::{HEAD_BYTES_MAX, NAME_BYTES_MAX};
+use serde::{Deserialize, Serialize};
+
+/// Tag of hello's extension that makes the session a bridge's ([`BridgeHello`]), and of welcome's with what the broker has of
+/// it already ([`PositionItem`]s, one after another).
+pub const EXTENSION_BRIDGE: u32 = 3;
+/// Tag of the extension of publish and batch that says where their records come from ([`Source`]).
+pub const EXTENSION_SOURCE: u32 = 4;
+/// Tag of batch's extension that says that the payload is an LZ4 block: its expanded length, a u32 as postcard writes it.
+pub const EXTENSION_LZ4: u32 = 5;
+/// Tag of nack's extension that says why, for the dead letter: a [`NackReason`].
+pub const EXTENSION_REASON: u32 = 6;
+/// Batches compressed as a whole, among [`super::EXTENSION_ENCODINGS`].
+pub const ENCODING_LZ4_BATCH: u8 = 2;
+
+/// Most bytes of a welcome's positions: what the head has left.
+pub const POSITIONS_BYTES_MAX: usize = HEAD_BYTES_MAX - 512;
+/// Most runs of a [`Source`].
+pub const SOURCE_RUNS_MAX: usize = 512;
+
+/// Who bridges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeHello<'a> {
+    /// The edge: a name that no other edge has, at most 128 bytes. Messages that began there carry it as their origin.
+    pub edge: &'a str,
+    /// Its bridge: one session of each at a time, the newest.
+    pub bridge: &'a str,
+}
+
+impl BridgeHello<'_> {
+    /// Whether its names have 1 to 128 bytes.
+    #[must_use]
+    pub const fn is_valid(&self) -> bool {
+        !self.edge.is_empty()
+            && self.edge.len() <= NAME_BYTES_MAX
+            && !self.bridge.is_empty()
+            && self.bridge.len() <= NAME_BYTES_MAX
+    }
+}
+
+/// Where the records of a publish or batch come from: consecutive in the order of a lane of a queue, with gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source<'a> {
+    /// Epoch of the queue at the edge.
+    pub epoch: u64,
+    /// Its lane.
+    pub lane: u8,
+    /// Everything below this sequence is settled at the edge: nothing need be remembered of it.
+    pub floor: u64,
+    /// Sequence of the first record.
+    pub first: u64,
+    /// Pairs of varints (u32): so many records follow one another, then so many sequences are left out. The last run has no
+    /// gap behind it; nothing at all means that all follow one another.
+    pub runs: &'a [u8],
+}
+
+impl<'a> Source<'a> {
+    /// The sequences of `count` records, in order; fewer where the runs are malformed or pass 2^64-1.
+    pub fn sequences(&self, count: u32) -> impl Iterator<Item = u64> + 'a {
+        let mut runs = self.runs;
+        let (mut next, mut run) = (Some(self.first), u32::MAX);
+        if !runs.is_empty() {
+            run = 0;
+        }
+        (0..count).map_while(move |i| {
+            if run == 0 {
+                let (len, gap, rest) = take_run(runs, i == 0)?;
+                runs = rest;
+                run = len;
+                next = next?.checked_add(u64::from(gap));
+            }
+            let seq = next?;
+            next = seq.checked_add(1);
+            run -= 1;
+            Some(seq)
+        })
+    }
+}
+
+/// The next run: how many follow one another, behind which gap. The first has no gap before it.
+fn take_run(bytes: &[u8], first: bool) -> Option<(u32, u32, &[u8])> {
+    let (gap, bytes) = if first { (0, bytes) } else { postcard::take_from_bytes::<u32>(bytes).ok()? };
+    let (len, bytes) = postcard::take_from_bytes::<u32>(bytes).ok()?;
+    (len > 0 && (first || gap > 0)).then_some((len, gap, bytes))
+}
+
+/// Writes the runs of sequences that grow.
+#[cfg(feature = "daemon")]
+#[derive(Clone, Debug, Default)]
+pub struct SourceRuns {
+    bytes: Vec<u8>,
+    runs: usize,
+    last: Option<u64>,
+    run: u32,
+}
+
+#[cfg(feature = "daemon")]
+impl SourceRuns {
+    /// Whether this sequence, above the last, can be added.
+    #[must_use]
+    pub fn takes(&self, seq: u64) -> bool {
+        match self.last {
+            None => true,
+            Some(last) if seq == last + 1 => true,
+            Some(last) => seq > last && self.runs + 1 < SOURCE_RUNS_MAX && u32::try_from(seq - last - 1).is_ok(),
+        }
+    }
+
+    /// Adds it.
+    pub fn push(&mut self, seq: u64) {
+        debug_assert!(self.takes(seq), "asked before");
+        if let Some(last) = self.last
+            && seq != last + 1
+        {
+            append_varint(&mut self.bytes, self.run);
+            append_varint(&mut self.bytes, (seq - last - 1) as u32);
+            self.runs += 1;
+            self.run = 0;
+        }
+        self.run += 1;
+        self.last = Some(seq);
+    }
+
+    /// The bytes, and an empty one again.
+    #[must_use]
+    pub fn take(&mut self) -> Vec<u8> {
+        if self.runs > 0 {
+            append_varint(&mut self.bytes, self.run);
+        }
+        (self.last, self.runs, self.run) = (None, 0, 0);
+        core::mem::take(&mut self.bytes)
+    }
+}
+
+#[cfg(feature = "daemon")]
+fn append_varint(out: &mut Vec<u8>, value: u32) {
+    let mut bytes = [0; 5];
+    let written = postcard::to_slice(&value, &mut bytes).expect("a u32 has at most five bytes");
+    out.extend_from_slice(written);
+}
+
+/// What a broker has of a source. Sequences up to `last` were stored, or refused for good and are among `refused`.
+#[cfg(feature = "daemon")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourcePosition {
+    /// Epoch of the queue at the edge.
+    pub epoch: u64,
+    /// Its lane.
+    pub lane: u8,
+    /// The last sequence.
+    pub last: u64,
+    /// Those up to it that were refused for good, with their codes, in order.
+    pub refused: Vec<(u64, u16)>,
+}
+
+#[cfg(feature = "daemon")]
+impl SourcePosition {
+    /// Writes as many as fit into a welcome, in order.
+    #[must_use]
+    pub fn write_all<'p>(positions: impl IntoIterator<Item = &'p Self>) -> Vec<u8> {
+        let mut out = Vec::new();
+        for position in positions {
+            let item = postcard::to_stdvec(position).expect("a vector takes anything");
+            if out.len() + item.len() > POSITIONS_BYTES_MAX {
+                break;
+            }
+            out.extend_from_slice(&item);
+        }
+        out
+    }
+
+    /// Reads them; those up to the first that is malformed.
+    #[must_use]
+    pub fn read_all(mut bytes: &[u8]) -> Vec<Self> {
+        let mut positions = Vec::new();
+        while let Ok((position, rest)) = postcard::take_from_bytes(bytes) {
+            positions.push(position);
+            bytes = rest;
+        }
+        positions
+    }
+}
+
+#[cfg(all(test, feature = "daemon"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_with_gaps_come_back_as_they_were() {
+        for seqs in [vec![7], vec![7, 8, 9], vec![1, 5, 6, 100, 101], vec![3, 4, 5, 300_000]] {
+            let mut runs = SourceRuns::default();
+            for &seq in &seqs {
+                assert!(runs.takes(seq));
+                runs.push(seq);
+            }
+            let runs = runs.take();
+            let source = Source { epoch: 1, lane: 0, floor: 0, first: seqs[0], runs: &runs };
+            assert_eq!(source.sequences(seqs.len() as u32).collect::<Vec<_>>(), seqs);
+        }
+    }
+
+    #[test]
+    fn sequences_of_any_bytes_end_and_grow() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        for _ in 0..2_000 {
+            let runs: Vec<u8> = (0..rng.usize(0..12)).map(|_| rng.u8(..)).collect();
+            let source = Source { epoch: 1, lane: 0, floor: 0, first: rng.u64(..), runs: &runs };
+            let seqs: Vec<u64> = source.sequences(50).collect();
+            assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{runs:?}");
+        }
+    }
+}
