@@ -23,7 +23,6 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("observe", &["model", "wire", "config"]),
     ("seal", &["model"]),
     ("auth", &["model", "wire", "session", "config", "seal"]),
-    ("bridge", &["model", "wire", "schedule", "config", "client", "seal"]),
     (
         "broker",
         &[
@@ -43,6 +42,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("runtime", &["model"]),
     ("tls", &["model"]),
     ("websocket", &["model", "wire"]),
+    ("client", &["model", "wire", "schedule", "seal", "tls", "websocket"]),
+    ("bridge", &["model", "wire", "schedule", "config", "client", "seal"]),
     ("transport", &["model", "session", "config", "auth", "runtime", "tls", "websocket"]),
     (
         "daemon",
@@ -65,7 +66,6 @@ const ROOMS: &[(&str, &[&str])] = &[
             "client",
         ],
     ),
-    ("client", &["model", "wire", "schedule", "seal", "tls", "websocket"]),
     (
         "cli",
         &[
