@@ -13,6 +13,7 @@ mod conn;
 mod consume;
 mod dead;
 mod delayed;
+mod deliver;
 mod entries;
 mod expand;
 
