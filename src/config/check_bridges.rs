@@ -459,16 +459,16 @@ mod tests {
         };
         assert_eq!(
             of_queue("capture: '#', storage: memory", "up: main"),
-            "warning: t.yaml:2:48: bridges[0].up: queue main is in memory: what waits there for the upstream is gone at a restart"
+            "warning: t.yaml:2:44: bridges[0].up: queue main is in memory: what waits there for the upstream is gone at a restart"
         );
         assert_eq!(
             of_queue("capture: site/#", "up: main other/#"),
-            "warning: t.yaml:2:48: bridges[0].up: queue main captures no channel of other/#: nothing will be forwarded by it"
+            "warning: t.yaml:2:44: bridges[0].up: queue main captures no channel of other/#: nothing will be forwarded by it"
         );
         assert_eq!(of_queue("capture: site/#", "down: 'consume orders # -> {name}/#'"), "");
         assert_eq!(
             of_queue("capture: site/#", "down: 'consume orders order/#'"),
-            "warning: t.yaml:2:50: bridges[0].down: no queue captures order/#: what comes from the upstream's orders cannot be \
+            "warning: t.yaml:2:46: bridges[0].down: no queue captures order/#: what comes from the upstream's orders cannot be \
              stored here, and stays there"
         );
         assert_eq!(
@@ -476,7 +476,7 @@ mod tests {
                 "roles: [{name: reader, consume: 'main/#'}]\nqueues: [{name: main, capture: '#', keep: work}]\nbridges: [{name: \
                  hub, urls: 'tls://h', up: main}]\n"
             ),
-            "warning: t.yaml:3:45: bridges[0].up: queue main has keep work and this bridge is its consumer: role reader, which may \
+            "warning: t.yaml:3:44: bridges[0].up: queue main has keep work and this bridge is its consumer: role reader, which may \
              consume it, will be refused there"
         );
     }

@@ -159,7 +159,7 @@ fn advice(error: &str, name: &str) -> String {
         }
         "closed" => "the upstream closed the connection; it connects again by itself".into(),
         "local" => "this broker ended the bridge's own session: its log says why".into(),
-        _ => format!("{test}"),
+        _ => test,
     }
 }
 
