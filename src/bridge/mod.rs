@@ -9,7 +9,9 @@
 //! asks [`Bridge::poll_action`] and [`Bridge::poll_timeout`] after every call.
 
 mod budget;
+pub mod loops;
 mod machine;
+pub mod mapping;
 mod pace;
 mod window;
 
