@@ -8,7 +8,15 @@
 //! The edge around it (`daemon/bridges.rs`, or a simulation) carries bytes both ways, dials what [`Action::Dial`] names, and
 //! asks [`Bridge::poll_action`] and [`Bridge::poll_timeout`] after every call.
 
+mod forward;
+mod keep;
+mod life;
+mod local;
 mod machine;
+mod side;
+mod status;
+mod up;
+mod upstream;
 
 pub use machine::{Bridge, Parts};
 
