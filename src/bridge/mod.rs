@@ -8,17 +8,25 @@
 //! The edge around it (`daemon/bridges.rs`, or a simulation) carries bytes both ways, dials what [`Action::Dial`] names, and
 //! asks [`Bridge::poll_action`] and [`Bridge::poll_timeout`] after every call.
 
+mod budget;
 mod forward;
 mod keep;
 mod life;
 mod local;
+pub mod loops;
 mod machine;
+pub mod mapping;
+mod pace;
 mod side;
 mod status;
 mod up;
 mod upstream;
+mod window;
 
+pub use budget::{Budget, BudgetKept};
 pub use machine::{Bridge, Parts};
+pub use pace::{Caps, Pace, Turns};
+pub use window::{Mark, Room, SHARE_FULL, Window, WindowMax};
 
 /// What a bridge asks of the edge around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
