@@ -13,6 +13,7 @@ mod conn;
 mod consume;
 mod dead;
 mod delayed;
+mod edges;
 mod entries;
 mod expand;
 
@@ -26,10 +27,12 @@ mod quotas;
 mod rates;
 mod request;
 mod signatures;
+mod sources;
 mod storage;
 mod subscribe;
 mod tenants;
 mod usage;
+mod welcome;
 
 pub use crate::model::Volume;
 pub use crate::observe::Counters;

@@ -36,7 +36,7 @@ pub enum Table {
     Document = 9,
     /// Delivery reports (later).
     Report = 10,
-    /// Bridge positions (later).
+    /// Where bridges stand, and what bridges of this process keep. Key: mount, kind (a byte), source or name.
     Bridge = 11,
 }
 

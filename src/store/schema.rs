@@ -173,6 +173,36 @@ pub struct ChannelRow {
     pub seq: u64,
 }
 
+/// Second part of a key of [`Table::Bridge`], behind the mount: the row is a [`SourceRow`], by
+/// [`SourceOwner`], epoch and lane in postcard.
+pub const BRIDGE_SOURCE: u8 = 1;
+/// As [`BRIDGE_SOURCE`]: the row is what a bridge of this process keeps, by the bridge's name.
+pub const BRIDGE_KEPT: u8 = 2;
+
+/// Whose a source is. What one bridge shows moves no other's positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SourceOwner {
+    /// Whether the bridge is one of this process: no credentials make anybody that.
+    pub here: bool,
+    /// The principal's name.
+    pub principal: Box<str>,
+    /// The edge it says it comes from.
+    pub edge: Box<str>,
+    /// The bridge at that edge.
+    pub bridge: Box<str>,
+}
+
+/// What is kept of a source, see `broker::sources`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRow {
+    /// Every sequence up to this was judged for good.
+    pub last: u64,
+    /// Those among them that were refused, with their codes, ascending.
+    pub refused: Vec<(u64, u16)>,
+    /// The day it was last used, counted from 1970.
+    pub day: u32,
+}
+
 /// Encodes a row.
 ///
 /// # Panics
@@ -247,6 +277,27 @@ pub fn tenant_key(tenant: &str) -> Bytes {
 #[must_use]
 pub fn tally_key(mount: MountId) -> Bytes {
     [META_TALLY, &mount.0.to_be_bytes()].concat().into()
+}
+
+/// Key of a source, a lane of a queue at an edge: mount, [`BRIDGE_SOURCE`], and in postcard whose it is, epoch, lane.
+#[must_use]
+pub fn source_key(mount: MountId, owner: &SourceOwner, epoch: u64, lane: u8) -> Bytes {
+    [&mount.0.to_be_bytes()[..], &[BRIDGE_SOURCE], &encode(&(owner, epoch, lane))].concat().into()
+}
+
+/// Mount, owner, epoch and lane of such a key; `None` for bytes that are none.
+#[must_use]
+pub fn split_source_key(key: &[u8]) -> Option<(MountId, SourceOwner, u64, u8)> {
+    let (mount, rest) = key.split_first_chunk::<4>()?;
+    let (kind, rest) = rest.split_first()?;
+    let (owner, epoch, lane) = if *kind == BRIDGE_SOURCE { decode(rest)? } else { return None };
+    Some((MountId(u32::from_be_bytes(*mount)), owner, epoch, lane))
+}
+
+/// Key of what a bridge of this process keeps: mount, [`BRIDGE_KEPT`], name.
+#[must_use]
+pub fn bridge_kept_key(mount: MountId, name: &str) -> Bytes {
+    [&mount.0.to_be_bytes()[..], &[BRIDGE_KEPT], name.as_bytes()].concat().into()
 }
 
 /// Key of a delayed message: mount, queue, due time, number.

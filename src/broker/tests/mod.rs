@@ -1,6 +1,7 @@
 //! The broker's promises, one by one, on a fake clock and stores in memory.
 
 mod attacks;
+mod bridged;
 mod clocks;
 mod compressed;
 mod consuming;
@@ -10,6 +11,7 @@ mod live;
 mod login;
 mod permits;
 mod publishing;
+mod resume;
 mod review;
 mod signatures;
 mod simulated;
