@@ -8,8 +8,8 @@ use crate::queue::{Consumer, DedupeWindow, Queue};
 use crate::routing::Permissions;
 use crate::schedule::{Leap, Leaps};
 use crate::store::schema::{
-    self, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK, META_COUNTERS, META_LEAPS,
-    META_STOPPED, META_TALLY, META_TENANT, QueueRow, Tally, split_source_key,
+    self, BRIDGE_SOURCE, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK,
+    META_COUNTERS, META_LEAPS, META_STOPPED, META_TALLY, META_TENANT, QueueRow, Tally, split_source_key,
 };
 use crate::store::{Op, QueueKey, Reader, StoreError, Table};
 use crate::wire::Code;
@@ -119,10 +119,11 @@ pub(super) fn load(
             }
         }
     })?;
-    scan(reader, Table::Bridge, |key, value| {
+    reader.scan(Table::Bridge, &[BRIDGE_SOURCE], &[BRIDGE_SOURCE], &mut |key, value| {
         if let (Some((mount, owner, epoch, lane)), Some(row)) = (split_source_key(key), schema::decode(value)) {
             mounts.at(mount).sources.restore(owner, epoch, lane, row);
         }
+        true
     })?;
 
     let cut_off = reader.get(Table::Meta, META_STOPPED)?.is_none();
@@ -378,7 +379,8 @@ impl Broker {
             }
         }
         add_queues(&mut self.mounts, &mut self.queues, &wanted, &mut self.rng);
-        self.settings = settings;
+        let before = std::mem::replace(&mut self.settings, settings);
+        self.forget_bridges(&before);
         self.renew_signers();
         self.set_rates();
         self.keep_tenants();

@@ -144,7 +144,7 @@ impl Check {
             Table::Extent => key.len() == 17 && schema::decode::<ExtentRow>(value).is_some(),
             Table::Consumer => schema::decode::<ConsumerRow>(value).is_some(),
             Table::Channel => schema::decode::<ChannelRow>(value).is_some(),
-            Table::Bridge if key.get(4) == Some(&schema::BRIDGE_SOURCE) => {
+            Table::Bridge if key.first() == Some(&schema::BRIDGE_SOURCE) => {
                 schema::split_source_key(key).is_some() && schema::decode::<SourceRow>(value).is_some()
             }
             Table::Meta if key.starts_with(META_TENANT) => value.len() == 4 && std::str::from_utf8(key).is_ok(),

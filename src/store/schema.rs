@@ -37,6 +37,12 @@ pub const META_TENANT: &[u8] = b"tenant/";
 /// this.
 pub const META_TALLY: &[u8] = b"tally/";
 
+/// First byte of the keys of [`Table::Bridge`] under which this process's bridges keep what they need after a restart; those of
+/// sources' positions begin with another.
+pub const BRIDGE_KEPT: u8 = 2;
+/// As [`BRIDGE_KEPT`], of the rows that say where bridges' sources stand: a [`SourceRow`] each.
+pub const BRIDGE_SOURCE: u8 = 1;
+
 /// What the sessions of a mount did, ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
@@ -173,12 +179,6 @@ pub struct ChannelRow {
     pub seq: u64,
 }
 
-/// Second part of a key of [`Table::Bridge`], behind the mount: the row is a [`SourceRow`], by
-/// [`SourceOwner`], epoch and lane in postcard.
-pub const BRIDGE_SOURCE: u8 = 1;
-/// As [`BRIDGE_SOURCE`]: the row is what a bridge of this process keeps, by the bridge's name.
-pub const BRIDGE_KEPT: u8 = 2;
-
 /// Whose a source is. What one bridge shows moves no other's positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SourceOwner {
@@ -279,25 +279,24 @@ pub fn tally_key(mount: MountId) -> Bytes {
     [META_TALLY, &mount.0.to_be_bytes()].concat().into()
 }
 
-/// Key of a source, a lane of a queue at an edge: mount, [`BRIDGE_SOURCE`], and in postcard whose it is, epoch, lane.
+/// Key of a source, a lane of a queue at an edge: [`BRIDGE_SOURCE`], mount, and in postcard whose it is, epoch, lane.
 #[must_use]
 pub fn source_key(mount: MountId, owner: &SourceOwner, epoch: u64, lane: u8) -> Bytes {
-    [&mount.0.to_be_bytes()[..], &[BRIDGE_SOURCE], &encode(&(owner, epoch, lane))].concat().into()
+    [&[BRIDGE_SOURCE][..], &mount.0.to_be_bytes(), &encode(&(owner, epoch, lane))].concat().into()
 }
 
 /// Mount, owner, epoch and lane of such a key; `None` for bytes that are none.
 #[must_use]
 pub fn split_source_key(key: &[u8]) -> Option<(MountId, SourceOwner, u64, u8)> {
-    let (mount, rest) = key.split_first_chunk::<4>()?;
-    let (kind, rest) = rest.split_first()?;
-    let (owner, epoch, lane) = if *kind == BRIDGE_SOURCE { decode(rest)? } else { return None };
+    let (mount, rest) = key.strip_prefix(&[BRIDGE_SOURCE])?.split_first_chunk::<4>()?;
+    let (owner, epoch, lane) = decode(rest)?;
     Some((MountId(u32::from_be_bytes(*mount)), owner, epoch, lane))
 }
 
-/// Key of what a bridge of this process keeps: mount, [`BRIDGE_KEPT`], name.
+/// Key of what a bridge of this process wants kept: [`BRIDGE_KEPT`], its name. The value is the bridge's own.
 #[must_use]
-pub fn bridge_kept_key(mount: MountId, name: &str) -> Bytes {
-    [&mount.0.to_be_bytes()[..], &[BRIDGE_KEPT], name.as_bytes()].concat().into()
+pub fn bridge_kept_key(bridge: &str) -> Bytes {
+    [&[BRIDGE_KEPT][..], bridge.as_bytes()].concat().into()
 }
 
 /// Key of a delayed message: mount, queue, due time, number.

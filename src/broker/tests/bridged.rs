@@ -110,7 +110,7 @@ impl World {
             rows += 1;
             true
         };
-        self.disk().scan(Table::Bridge, &[], &[], visit).expect("reads");
+        self.disk().scan(Table::Bridge, &[schema::BRIDGE_SOURCE], &[schema::BRIDGE_SOURCE], visit).expect("reads");
         rows
     }
 }

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod bridged;
+mod bridges;
 mod clocks;
 mod compressed;
 mod consuming;
