@@ -8,7 +8,9 @@
 //! The edge around it (`daemon/bridges.rs`, or a simulation) carries bytes both ways, dials what [`Action::Dial`] names, and
 //! asks [`Bridge::poll_action`] and [`Bridge::poll_timeout`] after every call.
 
+pub mod loops;
 mod machine;
+pub mod mapping;
 
 pub use machine::{Bridge, Parts};
 

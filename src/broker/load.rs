@@ -371,7 +371,8 @@ impl Broker {
             }
         }
         add_queues(&mut self.mounts, &mut self.queues, &wanted, &mut self.rng);
-        self.settings = settings;
+        let before = std::mem::replace(&mut self.settings, settings);
+        self.forget_bridges(&before);
         self.renew_signers();
         self.set_rates();
         self.keep_tenants();
