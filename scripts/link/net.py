@@ -57,17 +57,18 @@ class Namespace:
         script += "echo ready && exec cat"
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", script],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         if self.holder.stdout.readline() != "ready\n":
             raise NotPermitted(f"network namespaces: {self.holder.communicate()[1].strip() or 'unshare failed'}")
 
     def start(self, arguments, **options):
-        """A program inside, as a process of ours by its own id."""
+        """A program inside, as a process of ours by its own id. In our session, as those outside are: Linux shares a busy
+        processor out by session first, and latencies of the two would not compare."""
         enter = ["nsenter", "--net", "--mount", "--target", str(self.holder.pid)]
         options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.Popen(
-            [*enter, f"--wd={os.getcwd()}", *map(str, arguments)], preexec_fn=die_with_parent, start_new_session=True, **options
+            [*enter, f"--wd={os.getcwd()}", *map(str, arguments)], preexec_fn=die_with_parent, **options
         )
 
     def run(self, arguments, **options):
@@ -110,7 +111,7 @@ class Link:
             self.emulator = subprocess.Popen(
                 ["unshare", "--net", sys.executable, os.path.join(HERE, "emulator.py"), "--left", str(self.edge.holder.pid),
                  "--right", str(self.hub.holder.pid), "--seed", str(seed), "--seconds-max", str(seconds_max)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )
             answer = self.emulator.stdout.readline()
             if '"ready"' not in answer:
@@ -150,7 +151,7 @@ class Link:
                 end(part) if isinstance(part, subprocess.Popen) else part.close()
 
 
-# -- a bare TCP copy, to compare with: this file is the program of both ends --
+# -- a bare TCP copy, to compare with --
 
 SENDER = """
 import socket, os
