@@ -87,7 +87,8 @@ pub fn publish_as(broker: &Broker<'_>, channel: &str, priority: Priority, number
             message.priority = priority;
             client.send(&message).await.expect("taken");
         }
-        client.flush().await.expect("acknowledged");
+        let stats = client.flush().await.expect("answered");
+        assert_eq!(stats.failed, 0, "all are acknowledged: {stats:?}");
         client.close().await;
     });
 }

@@ -154,6 +154,11 @@ fn pump(shared: &Shared, mut from: TcpStream, mut to: TcpStream, up: bool) {
         // Small pieces at a low rate, so that it is even.
         let most = if rate == 0 { buffer.len() } else { (rate as usize / 50).clamp(1, buffer.len()) };
         let n = match from.read(&mut buffer[..most]) {
+            // An end is not heard through a hole either.
+            Ok(0) if *shared.mode.lock().expect("nobody panics with it") == Mode::Hole => {
+                std::thread::sleep(LOOK);
+                continue;
+            }
             Ok(0) => break,
             Ok(n) => n,
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
