@@ -285,6 +285,7 @@ impl Broker {
             self.arm_delayed(queue);
             self.release(queue);
         }
+        self.renew_outages();
         self.keep_tenants();
         // From here on a stop that is not in order is one.
         self.disk.push(Op::Delete { table: Table::Meta, key: Bytes::from_static(META_STOPPED) });
@@ -373,6 +374,7 @@ impl Broker {
         add_queues(&mut self.mounts, &mut self.queues, &wanted, &mut self.rng);
         self.settings = settings;
         self.renew_signers();
+        self.renew_outages();
         self.set_rates();
         self.keep_tenants();
         self.disk.nudge(self.now.mono);

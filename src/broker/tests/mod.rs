@@ -8,6 +8,7 @@ mod crash;
 mod limits;
 mod live;
 mod login;
+mod outage;
 mod permits;
 mod publishing;
 mod review;
