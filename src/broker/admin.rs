@@ -40,7 +40,7 @@ impl Waiting {
 /// A page read for an administrator, in bytes.
 const PAGE_BYTES: usize = 128 * 1_024;
 
-type Refused = (Code, String);
+pub(super) type Refused = (Code, String);
 
 impl Broker {
     pub(super) fn handle_admin(
@@ -70,6 +70,8 @@ impl Broker {
                 .map(|q| Some(json(&Count { count: self.purge(q) }))),
             admin::QUEUE_REPLAY => query(body).and_then(|ask| self.begin_replay(conn, stream, mount, &ask)),
             admin::BRIDGES => Ok(Some(json(&self.bridge_statuses(mount)))),
+            admin::BRIDGE_PAUSE => self.pause_bridge(mount, body, true).map(Some),
+            admin::BRIDGE_RESUME => self.pause_bridge(mount, body, false).map(Some),
             admin::CONSUMER_DELETE => query(body).and_then(|ask| self.remove_consumer(mount, &ask)).map(Some),
             _ => Err((Code::NoResponder, format!("there is no request {channel:?}"))),
         };
@@ -395,11 +397,11 @@ fn split_tenant(name: &str) -> Option<(&str, String)> {
     }
 }
 
-fn json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data with text keys serialises")
 }
 
-fn query<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refused> {
+pub(super) fn query<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refused> {
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|e| (Code::BadOptions, format!("the request's body is not understood: {e}")))
 }

@@ -372,7 +372,8 @@ impl Broker {
             }
         }
         add_queues(&mut self.mounts, &mut self.queues, &wanted, &mut self.rng);
-        self.settings = settings;
+        let before = std::mem::replace(&mut self.settings, settings);
+        self.forget_bridges(&before);
         self.renew_signers();
         self.renew_outages();
         self.set_rates();

@@ -40,12 +40,12 @@ pub use signatures::NamedKeys;
 pub use usage::{Usage, Whose};
 
 use crate::config::Settings;
-use crate::model::admin::BridgeStatus;
 use crate::model::{ConnId, Epoch, Mono, Now, Wall};
 use crate::queue::Queue;
 use crate::routing::Permissions;
 use crate::schedule::{Due, Leap, Leaps};
 use crate::store::{Op, Reader, StoreError, Table, schema};
+use bridges::Bridges;
 use commit::VolumeState;
 use conn::Conn;
 use hashbrown::HashMap;
@@ -53,7 +53,7 @@ use login::Logins;
 use mount::{Mount, Queues};
 use rates::{Budgets, Limit};
 use request::Ask;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use storage::Health;
 
@@ -76,8 +76,8 @@ pub struct Broker {
     reads: HashMap<u64, Waiting>,
     asks: HashMap<u64, Ask>,
     logins: Logins,
-    /// How this process's bridges are, by name.
-    bridges: BTreeMap<String, BridgeStatus>,
+    /// What is known of this process's bridges.
+    bridges: Bridges,
     /// Keys that rules of signatures call by name.
     named_keys: NamedKeys,
     /// What each role allows; sessions share it.
@@ -169,7 +169,7 @@ impl Broker {
             reads: HashMap::new(),
             asks: HashMap::new(),
             logins: Logins::default(),
-            bridges: BTreeMap::new(),
+            bridges: Bridges::load(disk)?,
             named_keys: NamedKeys::new(),
             permissions: Arc::new(Permissions::new(&settings.roles)),
             rates: Limit::default(),
@@ -192,6 +192,7 @@ impl Broker {
             broker.leapt(leap);
         }
         broker.after_load();
+        broker.warn_of_strangers();
         Ok(broker)
     }
 

@@ -183,6 +183,7 @@ impl Broker {
         if loaded.leaps != self.leaps {
             self.keep_leaps();
         }
+        self.keep_bridges();
         self.health.failed = false;
         log::info!("the store is open again at position {}", loaded.applied.0);
         self.after_load();

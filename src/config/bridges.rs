@@ -200,6 +200,9 @@ fn check_queue(name: &str) -> Result<(), RouteError> {
 const WEIGHTS: [u32; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 
 impl BridgeSettings {
+    /// What the names of bridges' consumers begin with.
+    pub const CONSUMER: &str = "bridge:";
+
     /// A bridge with the defaults, to nowhere.
     #[must_use]
     pub fn new(name: &str) -> Self {
@@ -246,7 +249,7 @@ impl BridgeSettings {
     /// Name of its consumer in the queues it forwards.
     #[must_use]
     pub fn consumer(&self) -> String {
-        format!("bridge:{}", self.name)
+        format!("{}{}", Self::CONSUMER, self.name)
     }
 }
 

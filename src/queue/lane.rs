@@ -99,6 +99,13 @@ impl Lane {
         self.extents().find(|e| e.count > 0).map(|e| Wall(e.oldest_ms))
     }
 
+    /// When a message kept was stored, guessed from its place in its extent.
+    #[must_use]
+    pub fn stored(&self, seq: u64) -> Option<Wall> {
+        let e = self.extents().find(|e| (e.first..e.first + u64::from(e.count)).contains(&seq))?;
+        Some(Wall(stamp(e, seq - e.first)))
+    }
+
     fn extents(&self) -> impl Iterator<Item = &ExtentRow> {
         self.closed.iter().map(|(_, e)| e).chain(std::iter::once(&self.open))
     }
@@ -176,6 +183,12 @@ impl Lane {
     }
 }
 
+/// When the message at this place of an extent was stored: those of its first and last are known, time between passes evenly.
+fn stamp(extent: &ExtentRow, place: u64) -> u64 {
+    let (span, steps) = (extent.newest_ms.saturating_sub(extent.oldest_ms), u64::from(extent.count).saturating_sub(1));
+    extent.oldest_ms + if steps == 0 { span } else { (u128::from(span) * u128::from(place) / u128::from(steps)) as u64 }
+}
+
 /// Cuts an extent so that it begins at `head`; returns the bytes taken off.
 fn cut(extent: &mut ExtentRow, head: u64) -> u64 {
     let gone = head.saturating_sub(extent.first).min(u64::from(extent.count));
@@ -184,6 +197,9 @@ fn cut(extent: &mut ExtentRow, head: u64) -> u64 {
     }
     let count = u64::from(extent.count);
     let bytes = if gone == count { extent.bytes } else { extent.bytes * gone / count };
+    if gone < count {
+        extent.oldest_ms = stamp(extent, gone);
+    }
     extent.first += gone;
     extent.count -= gone as u32;
     extent.bytes -= bytes;
@@ -226,6 +242,21 @@ mod tests {
         let again = Lane::load(&lane.row(), rows).expect("valid");
         assert_eq!((again.head, again.next, again.bytes()), (lane.head, lane.next, lane.bytes()));
         assert_eq!(again.since(Wall(4_999)), lane.since(Wall(4_999)));
+    }
+
+    #[test]
+    fn when_a_message_was_stored_is_known_at_the_ends_of_an_extent_and_guessed_between() {
+        let mut lane = lane();
+        for i in 0..11 {
+            lane.append(100, Wall(1_000 + 60_000 * i));
+        }
+        let at = |lane: &Lane, seq| lane.stored(seq).map(|at| at.0);
+        assert_eq!([at(&lane, 1), at(&lane, 6), at(&lane, 11)], [1_000, 301_000, 601_000].map(Some));
+        // What is gone takes its time along.
+        lane.trim(6);
+        assert_eq!((lane.oldest(), at(&lane, 5), at(&lane, 6)), (Some(Wall(301_000)), None, Some(301_000)));
+        lane.trim(11);
+        assert_eq!((lane.oldest(), at(&lane, 11), at(&lane, 12)), (Some(Wall(601_000)), Some(601_000), None));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub enum Table {
     Document = 9,
     /// Delivery reports (later).
     Report = 10,
-    /// Bridge positions (later).
+    /// What bridges need after a restart, and where those that came here stand. Key: a kind (one byte), and what that is by.
     Bridge = 11,
 }
 

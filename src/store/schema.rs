@@ -37,6 +37,10 @@ pub const META_TENANT: &[u8] = b"tenant/";
 /// this.
 pub const META_TALLY: &[u8] = b"tally/";
 
+/// First byte of the keys of [`Table::Bridge`] under which this process's bridges keep what they need after a restart; those of
+/// sources' positions begin with another.
+pub const BRIDGE_KEPT: u8 = 2;
+
 /// What the sessions of a mount did, ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
@@ -247,6 +251,12 @@ pub fn tenant_key(tenant: &str) -> Bytes {
 #[must_use]
 pub fn tally_key(mount: MountId) -> Bytes {
     [META_TALLY, &mount.0.to_be_bytes()].concat().into()
+}
+
+/// Key of what a bridge of this process wants kept: [`BRIDGE_KEPT`], its name. The value is the bridge's own.
+#[must_use]
+pub fn bridge_kept_key(bridge: &str) -> Bytes {
+    [&[BRIDGE_KEPT][..], bridge.as_bytes()].concat().into()
 }
 
 /// Key of a delayed message: mount, queue, due time, number.

@@ -1,6 +1,7 @@
 //! The broker's promises, one by one, on a fake clock and stores in memory.
 
 mod attacks;
+mod bridges;
 mod clocks;
 mod compressed;
 mod consuming;

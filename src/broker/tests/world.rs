@@ -38,6 +38,8 @@ pub(super) struct World {
     /// The power went in the middle of a commit: nothing happens any more.
     pub(super) dead: bool,
     pub(super) reserve: Vec<bool>,
+    /// What was asked of bridges: to pause, or to go on.
+    pub(super) paused: Vec<(String, bool)>,
     /// Credentials that wait for an answer of the test.
     pub(super) asked: VecDeque<(ConnId, Attempt)>,
 }
@@ -113,6 +115,7 @@ impl World {
             stopped: false,
             dead: false,
             reserve: Vec::new(),
+            paused: Vec::new(),
             asked: VecDeque::new(),
         };
         world.settle();
@@ -196,7 +199,7 @@ impl World {
                 }
                 Effect::Wake { conn } => self.transmit(conn),
                 Effect::Authenticate { conn, attempt } => self.asked.push_back((conn, attempt)),
-                Effect::Bridge { .. } => {}
+                Effect::Bridge { name, pause } => self.paused.push((name, pause)),
                 Effect::Reserve { present } => self.reserve.push(present),
                 Effect::Stopped => self.stopped = true,
             }
