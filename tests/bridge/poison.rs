@@ -2,8 +2,7 @@
 
 use super::broker::{Place, wait_until};
 use super::pair::{
-    HUB, bridge, config, edge_with, held, hurry, number, publish, publish_one, queue, read_payloads,
-    wait_until_well,
+    HUB, bridge, config, edge_with, held, hurry, number, publish, publish_one, queue, read_payloads, wait_until_well,
 };
 use super::relay::{Mode, Relay};
 
