@@ -14,7 +14,12 @@ mod local;
 mod operator;
 mod outage;
 mod pair;
+#[path = "../support/pki.rs"]
+mod pki;
 mod poison;
+#[path = "../faults/preload.rs"]
+mod preload;
 #[path = "../support/raw.rs"]
 mod raw;
 mod relay;
+mod trust;
