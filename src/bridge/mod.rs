@@ -8,11 +8,17 @@
 //! The edge around it (`daemon/bridges.rs`, or a simulation) carries bytes both ways, dials what [`Action::Dial`] names, and
 //! asks [`Bridge::poll_action`] and [`Bridge::poll_timeout`] after every call.
 
+mod budget;
 pub mod loops;
 mod machine;
 pub mod mapping;
+mod pace;
+mod window;
 
+pub use budget::{Budget, BudgetKept};
 pub use machine::{Bridge, Parts};
+pub use pace::{Caps, Pace, Turns};
+pub use window::{Mark, Room, SHARE_FULL, Window, WindowMax};
 
 /// What a bridge asks of the edge around it.
 #[derive(Clone, Debug, PartialEq, Eq)]

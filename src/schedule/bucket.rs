@@ -21,6 +21,12 @@ impl Rate {
     pub fn new(per_second: u64, burst: u64) -> Option<Self> {
         (per_second > 0).then(|| Self { per_second: per_second.min(BURST_MAX), burst: burst.clamp(1, BURST_MAX) })
     }
+
+    /// Tokens it allows at once.
+    #[must_use]
+    pub const fn burst(self) -> u64 {
+        self.burst
+    }
 }
 
 /// A bucket. What it may hold and how it fills is told with each question, so that a change takes effect at once.
