@@ -102,6 +102,7 @@ impl Probe<'_> {
     /// What to do about it.
     fn advice(&self, step: &str, reason: Reason) -> String {
         match (step, reason) {
+            ("permission", Reason::Protocol) => "check the bridge's routes here, and the queues of the upstream".into(),
             ("permission", _) => "give the bridge's user at the upstream a role that allows it".into(),
             (_, Reason::Dns) => {
                 "check the name in `urls`, and that this box reaches a name server (/etc/resolv.conf)".into()
