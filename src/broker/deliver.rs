@@ -1,6 +1,7 @@
 //! Deliveries: the order of retries and lanes, pages in, messages out.
 
 use super::conn::Stream;
+use super::edges::began_at;
 use super::entries::{delivery, entry_at, holds, stand, wanted};
 use super::{Broker, Timer, Waiting};
 use crate::model::{ConnId, Priority, Record, Volume, Wall};
@@ -112,20 +113,28 @@ impl Broker {
                 Some(block) => self.redeliver(q, c, consumer, at, lane, seq, &block),
                 None => {
                     consumer.set_state(lane, seq, PendingState::Fetching);
-                    self.fetch(q, c, lane, seq);
+                    self.fetch(q, c, lane, seq, None);
                 }
             }
         }
     }
 
     /// Asks for the bytes of one message below the cursor.
-    pub(super) fn fetch(&mut self, q: usize, c: usize, lane: Priority, seq: u64) {
+    pub(super) fn fetch(&mut self, q: usize, c: usize, lane: Priority, seq: u64, why: Option<Box<str>>) {
         let (queue, volume) = (self.queues[q].key, self.queues[q].volume);
         let request = ReadRequest::Page { queue, lane, from: seq, bytes_max: 1 };
-        self.read(volume, Waiting::Fetch(q, c, lane, seq), request);
+        self.read(volume, Waiting::Fetch(q, c, lane, seq, why), request);
     }
 
-    pub(super) fn handle_fetched(&mut self, q: usize, c: usize, lane: Priority, seq: u64, result: Option<ReadResult>) {
+    pub(super) fn handle_fetched(
+        &mut self,
+        q: usize,
+        c: usize,
+        lane: Priority,
+        seq: u64,
+        why: Option<&str>,
+        result: Option<ReadResult>,
+    ) {
         let Some(mut consumer) = self.queues[q].consumers.get_mut(c).and_then(Option::take) else { return };
         let Some(pending) = consumer.pending(lane, seq) else {
             self.queues[q].consumers[c] = Some(consumer);
@@ -143,7 +152,7 @@ impl Broker {
                 consumer.settle(lane, seq);
                 consumer.lost += 1;
             }
-            (Some(Some(block)), PendingState::Dying) => self.bury(q, &mut consumer, lane, seq, pending, &block),
+            (Some(Some(block)), PendingState::Dying) => self.bury(q, &mut consumer, lane, seq, pending, why, &block),
             (Some(Some(block)), PendingState::Fetching) => match self.pick(&mut consumer) {
                 Some(at) => {
                     self.redeliver(q, c, &mut consumer, at, lane, seq, &block);
@@ -177,12 +186,17 @@ impl Broker {
             self.counters.expired += 1;
             return;
         }
+        if self.conns.get(&consumer.attachments[at].conn).is_some_and(|c| c.is_echo(entry.data)) {
+            consumer.settle(lane, seq);
+            self.counters.echoes += 1;
+            return;
+        }
         let flags = if pending.delivered { item_flag::REDELIVERED } else { 0 };
         let now = self.now.mono;
         let a = &mut consumer.attachments[at];
         let Some(shaped) = self.shape(a.conn, entry.data) else {
             consumer.set_state(lane, seq, PendingState::Dying);
-            self.fetch(q, c, lane, seq);
+            self.fetch(q, c, lane, seq, None);
             return;
         };
         let tag = a.tag(lane, seq, shaped.len());
@@ -308,6 +322,7 @@ impl Broker {
         let room = self.settings.limits.outbox_bytes_max as usize;
         let now = self.now;
         let mount = self.mount_of_queue(q);
+        let bridge = self.conns.get(&consumer.attachments[at].conn).and_then(|c| c.source_owner().cloned());
         let Some(mut place) = consumer.lane_mut(lane).at.take() else { return };
         for _ in 0..BURST {
             let a = &consumer.attachments[at];
@@ -331,8 +346,10 @@ impl Broker {
             place.seq += 1;
             let wanted = wanted(&consumer.filters, &entry);
             let expired = wanted && self.is_expired(&entry, stored);
-            if !wanted || expired {
+            let echo = wanted && bridge.as_ref().is_some_and(|owner| began_at(entry.data, &owner.edge));
+            if !wanted || expired || echo {
                 self.counters.expired += u64::from(expired);
+                self.counters.echoes += u64::from(echo && !expired);
                 consumer.lane_mut(lane).cursor = seq + 1;
                 consumer.dirty = true;
                 continue;
@@ -341,7 +358,7 @@ impl Broker {
             let Some(shaped) = self.shape(conn, entry.data) else {
                 consumer.deliver_next(lane, id, now.mono);
                 consumer.set_state(lane, seq, PendingState::Dying);
-                self.fetch(q, c, lane, seq);
+                self.fetch(q, c, lane, seq, None);
                 continue;
             };
             let entry = Entry { data: &shaped, ..entry };
