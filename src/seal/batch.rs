@@ -122,7 +122,7 @@ mod tests {
         let over = BATCH_EXPANDED_BYTES_MAX as u32 + 1;
         let too_large = CompressionError::TooLarge(over as usize, BATCH_EXPANDED_BYTES_MAX);
         assert_eq!(unpack_batch(&bomb, over, &mut place), Err(too_large));
-        assert_eq!(unpack_batch(&bomb, u32::MAX, &mut place).is_ok(), false);
+        assert!(unpack_batch(&bomb, u32::MAX, &mut place).is_err());
         assert_eq!(unpack_batch(&bomb[..9], 1_000_000, &mut place), Err(CompressionError::Malformed));
         assert_eq!(unpack_batch(&[], 0, &mut place), Err(CompressionError::Malformed));
         assert_eq!(place.capacity(), 0);

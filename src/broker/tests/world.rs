@@ -90,8 +90,17 @@ impl World {
 
     /// A broker that starts on a store as it is.
     pub(super) fn on(settings: Settings, disk: Box<dyn Store>) -> Self {
+        Self::at(settings, disk, Wall(1_700_000_000_000))
+    }
+
+    /// A broker on a box whose clock is not set yet.
+    pub(super) fn in_1970(settings: Settings) -> Self {
+        Self::at(settings, Box::new(MemoryStore::new()), Wall(5_000))
+    }
+
+    fn at(settings: Settings, disk: Box<dyn Store>, wall: Wall) -> Self {
         let settings = behind_a_door(settings);
-        let now = Now { mono: Mono(1_000_000), wall: Wall(1_700_000_000_000) };
+        let now = Now { mono: Mono(1_000_000), wall };
         let broker = Broker::new(now, Arc::new(settings), &*disk.reader(), 7).expect("the store loads");
         let mut world = Self {
             broker,
@@ -348,6 +357,13 @@ impl World {
 
     pub(super) fn send_bytes(&mut self, conn: ConnId, bytes: &[u8]) {
         self.event(Event::Received { conn, bytes });
+    }
+
+    /// The bytes that arrived since the last call, of a client that reads them by itself.
+    pub(super) fn take_bytes(&mut self, conn: ConnId) -> Vec<u8> {
+        let Some(client) = self.clients.get_mut(&conn) else { return Vec::new() };
+        client.at = 0;
+        std::mem::take(&mut client.received)
     }
 
     /// Encodes a frame as this client's next one.
