@@ -1,6 +1,7 @@
 //! The broker's promises, one by one, on a fake clock and stores in memory.
 
 mod attacks;
+mod bridged;
 mod bridges;
 mod clocks;
 mod compressed;
@@ -10,8 +11,11 @@ mod limits;
 mod live;
 mod login;
 mod outage;
+mod pair;
 mod permits;
+mod positions;
 mod publishing;
+mod resume;
 mod review;
 mod signatures;
 mod simulated;
