@@ -22,4 +22,5 @@ mod signatures;
 mod simulated;
 mod storage;
 mod tenants;
+mod upstream;
 mod world;
