@@ -1,50 +1,13 @@
 //! What changes while the edge runs: settings, credentials, authorities; each without a restart.
 
-use super::broker::{Broker, Place, wait_until};
+use super::broker::Place;
 use super::dial::{Files, closed, door};
-use super::pair::{HUB, assert_all_once_in_order, bridge, config, held, publish, wait_for_bridge, wait_until_well};
+use super::pair::{assert_all_once_in_order, config, publish, wait_for_bridge, wait_until_well};
 use super::pki::Authority;
 use rustix::process::Signal;
 use std::fs;
 
 const QUEUES: &str = "name: edge\nlisten: {tcp: ['127.0.0.1:0']}\nqueues: [{name: main, capture: ['#']}]\n";
-
-/// Gives the broker another configuration and has it read that.
-fn reload(place: &Place, broker: &Broker<'_>, text: &str) {
-    let path = place.data().parent().expect("a folder").join("config.yaml");
-    fs::write(path, text).expect("written");
-    broker.signal(Signal::HUP);
-}
-
-fn to(url: &str) -> String {
-    format!("{QUEUES}bridges: [{{name: hub, urls: ['{url}'], up: [main]}}]\n")
-}
-
-#[test]
-fn a_reload_adds_changes_and_removes_a_bridge() {
-    let (edge_place, one_place, two_place) = (Place::new(), Place::new(), Place::new());
-    let (one, two) = (one_place.start(&config(HUB)), two_place.start(&config(HUB)));
-    let edge = edge_place.start(&config(QUEUES));
-    publish(&edge, "site/a", 0..10);
-    assert_eq!(bridge(&edge), serde_json::Value::Null);
-    reload(&edge_place, &edge, &to(&format!("tcp://{}", one.address)));
-    // The queue keeps what it had before the bridge was there.
-    assert_all_once_in_order(&one, "main", 0..10);
-    wait_until_well(&edge);
-    reload(&edge_place, &edge, &to(&format!("tcp://{}", two.address)));
-    publish(&edge, "site/a", 10..20);
-    assert_all_once_in_order(&two, "main", 10..20);
-    wait_until_well(&edge);
-    reload(&edge_place, &edge, QUEUES);
-    wait_until("it is gone", || bridge(&edge) == serde_json::Value::Null);
-    publish(&edge, "site/a", 20..30);
-    reload(&edge_place, &edge, &to(&format!("tcp://{}", one.address)));
-    assert_all_once_in_order(&one, "main", (0..10).chain(20..30));
-    assert_eq!(held(&two, "main"), 10);
-    for broker in [edge, one, two] {
-        broker.stop();
-    }
-}
 
 #[test]
 fn credentials_that_are_put_right_count_at_once_after_a_hangup_signal() {
