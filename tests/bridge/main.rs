@@ -19,8 +19,11 @@ mod pair;
 #[path = "../support/pki.rs"]
 mod pki;
 mod poison;
+#[path = "../faults/preload.rs"]
+mod preload;
 #[path = "../support/raw.rs"]
 mod raw;
 mod relay;
 mod renewal;
 mod test_command;
+mod trust;
