@@ -1,9 +1,11 @@
 //! The machine: what both sessions and the clock tell it, and what it asks for.
 
+use super::down::Down;
 use super::forward::Passage;
 use super::keep::Kept;
 use super::life::{Life, State};
 use super::local::{self, Local, LocalState};
+use super::loops::upstream_name;
 use super::side::{Stop, each_frame};
 use super::up::{Bounds, Up, frame_bytes};
 use super::upstream::{self, Upstream, handle_link_timeout, link_timeout, refused};
@@ -12,7 +14,7 @@ use crate::client::Event;
 use crate::config::BridgeSettings;
 use crate::model::limits::DETAIL_BYTES_MAX;
 use crate::model::{Mono, Now};
-use crate::wire::{Auth, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, auth_method};
+use crate::wire::{Auth, BridgeHello, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, auth_method};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ pub struct Bridge {
     pub(super) local: Local,
     pub(super) upstream: Option<Upstream>,
     pub(super) up: Up,
+    pub(super) down: Down,
     passage: Passage,
     pub(super) kept: Kept,
     pub(super) counters: Counters,
@@ -47,8 +50,6 @@ pub(super) struct Counters {
     pub(super) dropped: BTreeMap<String, u64>,
     /// Bytes sent and heard on connections that are gone.
     pub(super) bytes: (u64, u64),
-    /// Messages brought from the upstream and taken here.
-    pub(super) brought: u64,
 }
 
 /// What a bridge is made of.
@@ -75,6 +76,7 @@ impl Bridge {
             local: Local::new(now, &parts.settings),
             upstream: None,
             up: Up::new(parts.seed ^ 1),
+            down: Down::new(&parts.settings, &parts.name, &parts.edge, parts.seed ^ 2),
             passage: Passage { record_bytes_max: 0, lz4: false },
             kept,
             counters: Counters::default(),
@@ -163,6 +165,9 @@ impl Bridge {
     pub fn poll_upstream(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
         let start = out.len();
         let Some(upstream) = self.upstream.as_mut() else { return };
+        if self.life.is_open() {
+            self.down.poll_upstream(upstream.control());
+        }
         upstream.poll_control(out);
         if self.life.is_open() && !upstream.going {
             let idle = self.up.in_flight.0 == 0;
@@ -215,6 +220,10 @@ impl Bridge {
     pub fn poll_local(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
         let start = out.len();
         self.local.poll(out, bytes_max);
+        let room = bytes_max.saturating_sub(out.len() - start);
+        if self.local.waiting() == 0 && room > 0 {
+            self.down.poll_local(now.mono, &self.settings, &mut self.local.link, out, room);
+        }
         if out.len() > start {
             self.local.link.sent(local::ms(now.mono));
         }
@@ -247,6 +256,7 @@ impl Bridge {
         if !same_routes {
             self.local.end_consumers();
             self.local.set_routes(&self.settings);
+            self.down.set_routes(&self.settings);
             self.local.consume(&self.settings.consumer(), window(&self.settings));
         }
         self.changed = true;
@@ -322,6 +332,7 @@ impl Bridge {
             upstream,
             self.stalled_at(),
             self.up.poll_timeout(),
+            self.down.poll_timeout(),
             tell,
         ];
         times.into_iter().flatten().min()
@@ -340,6 +351,9 @@ impl Bridge {
             upstream.welcomed(frame)?;
         }
         let event = upstream.link.handle_frame(frame)?;
+        if self.down.handle_upstream(now.mono, &self.settings, &event)? {
+            return Ok(());
+        }
         match event {
             Event::Challenge { method, data } => self.handle_challenge(method, data),
             Event::Welcome(_) => {
@@ -371,7 +385,7 @@ impl Bridge {
             Event::Error { stream: 0, error } => Err(refused(error.code, error.retry_after_ms, error.detail)),
             Event::Close(close) => Err(refused(close.code, 0, close.detail)),
             Event::Goaway(goaway) => self.handle_goaway(now, &goaway),
-            // Streams of what is brought: `down` takes these.
+            // Of streams that are open no more.
             Event::Deliver { .. }
             | Event::Chunk { .. }
             | Event::Done { .. }
@@ -414,9 +428,16 @@ impl Bridge {
 
     fn local_frame(&mut self, now: Now, frame: &Frame<'_>) -> Result<(), Stop> {
         let event = self.local.link.handle_frame(frame)?;
+        if self.down.handle_local(now.mono, &event)? {
+            self.changed = true;
+            return Ok(());
+        }
         match event {
             Event::Welcome(_) => {
                 self.local.state = LocalState::Open;
+                if let Some(terms) = self.local.link.terms() {
+                    self.down.local_opened(terms);
+                }
                 self.local.consume(&self.settings.consumer(), window(&self.settings));
                 self.changed = true;
                 Ok(())
@@ -447,8 +468,6 @@ impl Bridge {
                 Ok(())
             }
             Event::Close(close) => Err(Stop::new(Reason::Local, close.detail)),
-            // Publishes of what is brought: `down` takes their answers.
-            Event::PublishAck { .. } | Event::PublishNack { .. } | Event::Pause { .. } | Event::Resume { .. } => Ok(()),
             _ => Ok(()),
         }
     }
@@ -484,6 +503,7 @@ impl Bridge {
         if let Some(terms) = self.upstream.as_ref().and_then(Upstream::terms) {
             self.passage = Passage { record_bytes_max: terms.message_bytes_max as usize, lz4: terms.lz4 };
         }
+        self.down.upstream_opened();
         self.changed = true;
     }
 
@@ -519,6 +539,7 @@ impl Bridge {
         self.counters.bytes.1 += upstream.bytes.1;
         self.settle();
         self.up.clear();
+        self.down.upstream_closed();
         if self.local.is_open() {
             self.local.give_back(&self.settings.consumer(), window(&self.settings));
         }
@@ -527,6 +548,7 @@ impl Bridge {
     /// The local session is gone, and with it what it gave.
     fn lose_local(&mut self, now: Now, detail: String) {
         self.up.clear();
+        self.down.local_closed();
         self.local.lost(now);
         self.changed = true;
         if self.life.is_connected() {
@@ -587,7 +609,9 @@ impl Bridge {
             && at <= now.mono
         {
             let client = self.settings.consumer();
-            self.local.open(now, &client);
+            // To this broker its upstream is the edge: what came from there does not go back, and is known when it comes again.
+            let upstream = upstream_name(&self.edge, &self.settings.name);
+            self.local.open(now, &client, &BridgeHello { edge: &upstream, bridge: &self.settings.name });
             self.actions.push_back(Action::OpenLocal);
         }
         if self.local.retry_at.is_some_and(|at| at <= now.mono) {
@@ -605,6 +629,11 @@ impl Bridge {
         if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| !u.going) {
             let (messages, bytes) = self.window();
             self.local.grant(messages as u32, bytes as u32);
+        }
+        self.down.advance(now.mono, &self.settings);
+        if let Some(problem) = self.down.problem.take() {
+            self.life.last = Some((problem, now.mono));
+            self.changed = true;
         }
         if self.changed && self.told_at.is_none_or(|at| at.plus_ms(TELL_MS) <= now.mono) {
             self.changed = false;
