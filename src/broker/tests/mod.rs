@@ -11,6 +11,7 @@ mod crash;
 mod limits;
 mod live;
 mod login;
+mod outage;
 mod pair;
 mod permits;
 mod positions;
