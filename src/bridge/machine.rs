@@ -1,14 +1,17 @@
 //! The machine: what both sessions and the clock tell it, and what it asks for.
 
+use super::budget::Budget;
 use super::down::Down;
 use super::forward::Passage;
 use super::keep::Kept;
 use super::life::{Life, State};
 use super::local::{self, Local, LocalState};
 use super::loops::upstream_name;
+use super::pace::{Caps, Pace};
 use super::side::{Stop, each_frame};
-use super::up::{Bounds, Up, frame_bytes};
+use super::up::{Bounds, Up};
 use super::upstream::{self, Upstream, handle_link_timeout, link_timeout, refused};
+use super::window::WindowMax;
 use super::{Action, Failure, Reason};
 use crate::client::Event;
 use crate::config::BridgeSettings;
@@ -33,6 +36,8 @@ pub struct Bridge {
     pub(super) up: Up,
     pub(super) down: Down,
     passage: Passage,
+    pace: Pace,
+    pub(super) budget: Budget,
     pub(super) kept: Kept,
     pub(super) counters: Counters,
     actions: VecDeque<Action>,
@@ -76,8 +81,10 @@ impl Bridge {
             local: Local::new(now, &parts.settings),
             upstream: None,
             up: Up::new(parts.seed ^ 1),
-            down: Down::new(&parts.settings, &parts.name, &parts.edge, parts.seed ^ 2),
+            down: Down::new(now.mono, &parts.settings, &parts.name, &parts.edge, parts.seed ^ 2),
             passage: Passage { record_bytes_max: 0, lz4: false },
+            pace: Pace::new(now.mono, caps(&parts.settings)),
+            budget: Budget::new(now, parts.settings.bytes_per_day, kept.budget),
             kept,
             counters: Counters::default(),
             actions: VecDeque::new(),
@@ -115,6 +122,7 @@ impl Bridge {
     pub fn handle_upstream(&mut self, now: Now, number: u64, bytes: &[u8]) {
         let Some(upstream) = self.upstream.as_mut().filter(|_| self.life.is_of(number)) else { return };
         upstream.note_heard(now.mono, bytes.len());
+        self.budget.spend(now, bytes.len() as u64);
         let mut kept = std::mem::take(&mut upstream.partial);
         let result = each_frame(&mut kept, bytes, upstream::FRAME_BYTES_MAX, |frame| self.upstream_frame(now, &frame));
         match result {
@@ -170,15 +178,14 @@ impl Bridge {
         }
         upstream.poll_control(out);
         if self.life.is_open() && !upstream.going {
-            let idle = self.up.in_flight.0 == 0;
-            let bounds = bounds(&self.settings, upstream);
+            let frame_bytes_max = upstream.terms().map_or(0, |terms| terms.frame_bytes_max as usize);
+            let bounds = Bounds { frame_bytes_max, weights: &self.settings.weights };
             let room = bytes_max.saturating_sub(out.len() - start);
-            self.up.fill(now.mono, &bounds, &mut upstream.link, out, room);
-            if idle {
-                upstream.note_idle(now.mono);
-            }
+            self.up.fill(now.mono, &bounds, &mut self.pace, &mut upstream.link, out, room);
         }
-        upstream.note_sent(now.mono, out.len() - start);
+        let sent = out.len() - start;
+        upstream.note_sent(now.mono, sent);
+        self.budget.spend(now, sent as u64);
     }
 
     /// Whether it has room for what the upstream sends.
@@ -259,6 +266,9 @@ impl Bridge {
             self.down.set_routes(&self.settings);
             self.local.consume(&self.settings.consumer(), window(&self.settings));
         }
+        self.pace.set_caps(now.mono, caps(&self.settings));
+        self.budget.set_max(self.settings.bytes_per_day);
+        self.up.window.set_max(self.window_max());
         self.changed = true;
         self.advance(now);
     }
@@ -302,7 +312,7 @@ impl Bridge {
             let detail = "what was sent is not acknowledged".into();
             self.stop(now, Stop::Failed(Failure { reason: Reason::Stalled, detail }, 0));
         }
-        self.up.resume(now.mono);
+        self.up.handle_timeout(now.mono);
         if self.life.returns(now.mono, self.settings.return_ms) {
             self.renew(now, true);
         }
@@ -333,6 +343,7 @@ impl Bridge {
             self.stalled_at(),
             self.up.poll_timeout(),
             self.down.poll_timeout(),
+            self.up.look_at,
             tell,
         ];
         times.into_iter().flatten().min()
@@ -358,16 +369,14 @@ impl Bridge {
             Event::Challenge { method, data } => self.handle_challenge(method, data),
             Event::Welcome(_) => {
                 self.life.opened(now.mono);
-                self.opened();
+                self.opened(now);
                 Ok(())
             }
             Event::PublishAck { stream, ack } => {
-                let before = self.up.in_flight.1;
                 if self.up.handle_ack(now.mono, stream, ack.first, ack.count) {
                     self.life.acknowledged();
                     upstream.moved_at = now.mono;
                 }
-                upstream.note_acked(now.mono, before - self.up.in_flight.1);
                 Ok(())
             }
             Event::PublishNack { stream, nack } => {
@@ -499,11 +508,14 @@ impl Bridge {
     // -- what follows --
 
     /// The session at the upstream is open.
-    fn opened(&mut self) {
+    fn opened(&mut self, now: Now) {
         if let Some(terms) = self.upstream.as_ref().and_then(Upstream::terms) {
             self.passage = Passage { record_bytes_max: terms.message_bytes_max as usize, lz4: terms.lz4 };
         }
         self.down.upstream_opened();
+        self.up.open(self.window_max());
+        let jitter = self.life.jitter();
+        self.pace.drain(now.mono, self.settings.ramp_ms, jitter);
         self.changed = true;
     }
 
@@ -599,7 +611,11 @@ impl Bridge {
         let oldest = self.up.oldest()?;
         let ack_ms = u64::from(self.settings.ack_ms_max);
         let still = upstream.moved_at.max(oldest).plus_ms(2 * ack_ms);
-        let need_ms = upstream.bytes_per_second().map_or(0, |rate| self.up.in_flight.1 * 2_000 / rate.max(1));
+        // Twice what all that is under way takes at the rate the link was seen to have.
+        let need_ms = match self.up.window.rate() {
+            0 => 0,
+            rate => self.up.window.under_way().1.saturating_mul(2_000) / rate,
+        };
         Some(still.min(oldest.plus_ms(need_ms.max(UNACKED_TIMES * ack_ms))))
     }
 
@@ -626,9 +642,12 @@ impl Bridge {
             self.changed = true;
         }
         self.settle();
+        self.look_at_budget(now);
         if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| !u.going) {
-            let (messages, bytes) = self.window();
-            self.local.grant(messages as u32, bytes as u32);
+            // Twice what may be under way: enough to go on with, and little enough that what is urgent is soon given.
+            let (max, (messages, bytes)) = (self.window_max(), self.up.window.limits());
+            let bytes = u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX);
+            self.local.grant(messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
         }
         self.down.advance(now.mono, &self.settings);
         if let Some(problem) = self.down.problem.take() {
@@ -643,11 +662,41 @@ impl Bridge {
         }
     }
 
+    /// Ends the connection while the day's bytes are used up.
+    fn look_at_budget(&mut self, now: Now) {
+        if self.life.is_connected() && self.budget.left(now) == 0 {
+            self.hang_up();
+            self.drop_upstream(now);
+            self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now)));
+        }
+        if let State::Spent(until) = self.life.state
+            && until <= now.mono
+        {
+            match self.budget.left(now) {
+                0 => self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now))),
+                _ => self.life.restart(now.mono),
+            }
+        }
+        if let Some(kept) = self.budget.keep(now) {
+            self.kept.budget = Some(kept);
+            (self.changed, self.keep_changed) = (true, true);
+        }
+    }
+
     /// The window in force, in messages and bytes.
     pub(super) fn window(&self) -> (u64, u64) {
-        match &self.upstream {
-            Some(upstream) => bounds(&self.settings, upstream).window,
-            None => (u64::from(self.settings.window_messages), u64::from(self.settings.window_bytes)),
+        let (messages, bytes) = self.up.window.limits();
+        if self.life.is_open() { (u64::from(messages), bytes) } else { (0, 0) }
+    }
+
+    /// The most that may be under way.
+    fn window_max(&self) -> WindowMax {
+        let (messages, bytes) = (self.settings.window_messages, self.settings.window_bytes);
+        match self.upstream.as_ref().and_then(Upstream::terms) {
+            Some(terms) => {
+                WindowMax { messages: messages.min(terms.window_messages), bytes: bytes.min(terms.window_bytes) }
+            }
+            None => WindowMax { messages, bytes },
         }
     }
 }
@@ -660,16 +709,9 @@ fn window(settings: &BridgeSettings) -> u32 {
     settings.window_messages
 }
 
-/// What may be sent now.
-fn bounds<'s>(settings: &'s BridgeSettings, upstream: &Upstream) -> Bounds<'s> {
-    let (mut messages, mut bytes) = (settings.window_messages, settings.window_bytes);
-    let mut frame_bytes_max = usize::MAX;
-    if let Some(terms) = upstream.terms() {
-        messages = messages.min(terms.window_messages);
-        bytes = bytes.min(terms.window_bytes);
-        frame_bytes_max = frame_bytes(upstream.bytes_per_second(), terms.frame_bytes_max);
-    }
-    Bounds { window: (u64::from(messages), u64::from(bytes)), frame_bytes_max, weights: &settings.weights }
+/// Most that may go a second.
+fn caps(settings: &BridgeSettings) -> Caps {
+    Caps { bytes: settings.bytes_per_second, messages: settings.messages_per_second }
 }
 
 /// Settings without what takes effect on a connection as it is.

@@ -16,8 +16,10 @@ mod route;
 use self::route::{Kind, Room, Route, State};
 use super::loops::{Onward, Refusal, consumer_name, upstream_name};
 use super::mapping::{Mapper, Names};
+use super::pace::{Caps, Pace};
 use super::side::Stop;
-use super::up::{Bounds, GivenUp, Up, frame_bytes, push_ack};
+use super::up::{Bounds, GivenUp, Up, push_ack};
+use super::window::WindowMax;
 use super::{Failure, Reason};
 use crate::client::{Event, Link, Terms};
 use crate::config::{BridgeSettings, DownRoute, MappingText};
@@ -45,6 +47,8 @@ pub(super) struct Down {
     origin: String,
     routes: Vec<Route>,
     landing: Up,
+    /// There is none here: what comes in order is as much as may come.
+    pace: Pace,
     /// Whether the upstream's session is open.
     open: bool,
     local: Option<Terms>,
@@ -75,7 +79,7 @@ enum Fate {
 
 impl Down {
     /// The routes of these settings, of a broker of this configured name and this unique one.
-    pub(super) fn new(settings: &BridgeSettings, name: &str, edge: &str, seed: u64) -> Self {
+    pub(super) fn new(now: Mono, settings: &BridgeSettings, name: &str, edge: &str, seed: u64) -> Self {
         let mut down = Self {
             name: name.into(),
             edge: edge.into(),
@@ -84,6 +88,7 @@ impl Down {
             origin: String::new(),
             routes: Vec::new(),
             landing: Up::new(seed),
+            pace: Pace::new(now, Caps::default()),
             open: false,
             local: None,
             next_streams: (STREAMS, STREAMS),
@@ -168,6 +173,7 @@ impl Down {
     pub(super) fn local_opened(&mut self, terms: &Terms) {
         self.local = Some(*terms);
         self.next_streams.0 = STREAMS;
+        self.landing.open(WindowMax { messages: terms.window_messages, bytes: terms.window_bytes });
     }
 
     /// It is gone, and with it what was not stored; the upstream's session ends, too.
@@ -508,12 +514,8 @@ impl Down {
         bytes_max: usize,
     ) {
         let Some(terms) = &self.local else { return };
-        let bounds = Bounds {
-            window: (u64::from(terms.window_messages), u64::from(terms.window_bytes)),
-            frame_bytes_max: frame_bytes(None, terms.frame_bytes_max),
-            weights: &settings.weights,
-        };
-        self.landing.fill(now, &bounds, link, out, bytes_max);
+        let bounds = Bounds { frame_bytes_max: terms.frame_bytes_max as usize, weights: &settings.weights };
+        self.landing.fill(now, &bounds, &mut self.pace, link, out, bytes_max);
     }
 
     /// When a route is opened, or what was refused here is published again.
