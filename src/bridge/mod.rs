@@ -9,6 +9,7 @@
 //! asks [`Bridge::poll_action`] and [`Bridge::poll_timeout`] after every call.
 
 mod budget;
+mod events;
 mod forward;
 mod keep;
 mod life;
