@@ -10,6 +10,7 @@
 
 mod budget;
 mod down;
+mod events;
 mod forward;
 mod keep;
 mod life;
