@@ -8,6 +8,7 @@ mod clocks;
 mod compressed;
 mod consuming;
 mod crash;
+mod echoes;
 mod limits;
 mod live;
 mod login;
