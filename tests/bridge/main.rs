@@ -7,10 +7,12 @@
 mod broker;
 #[path = "../support/child.rs"]
 mod child;
+mod dial;
 mod disk;
 mod lanes;
 mod link;
 mod local;
+mod names;
 mod operator;
 mod outage;
 mod pair;
@@ -22,4 +24,6 @@ mod preload;
 #[path = "../support/raw.rs"]
 mod raw;
 mod relay;
+mod renewal;
+mod test_command;
 mod trust;

@@ -72,7 +72,8 @@ pub fn held(broker: &Broker<'_>, name: &str) -> u64 {
 
 /// A client of this broker.
 pub async fn connect(broker: &Broker<'_>, retry: Retry) -> Client {
-    let address = Address::Tcp(broker.address.ip().to_string(), broker.address.port());
+    // As its administrator: also where a login is asked for.
+    let address = Address::Unix(broker.data().join("tidegate.sock"));
     let options = Options { retry, backoff_ms: 5, backoff_ms_max: 50, ..Options::default() };
     Client::connect(address, options).await.expect("it comes in")
 }
