@@ -293,9 +293,9 @@ impl Bridge {
             _ => {}
         }
         if let Some(upstream) = self.upstream.as_mut()
-            && let Err(error) = handle_link_timeout(&mut upstream.link, now.mono)
+            && let Err(stop) = upstream.handle_timeout(now.mono)
         {
-            self.stop(now, error.into());
+            self.stop(now, stop);
         }
         if self.life.is_open() && self.stalled_at().is_some_and(|at| at <= now.mono) {
             let detail = "what was sent is not acknowledged".into();
@@ -322,7 +322,7 @@ impl Bridge {
             LocalState::Greeting | LocalState::Open => link_timeout(&self.local.link),
         };
         let tell = self.changed.then(|| self.told_at.map_or(Mono(0), |at| at.plus_ms(TELL_MS)));
-        let upstream = self.upstream.as_ref().map(|u| link_timeout(&u.link));
+        let upstream = self.upstream.as_ref().map(Upstream::poll_timeout);
         let times = [
             Some(local),
             self.local.retry_at,
@@ -410,11 +410,6 @@ impl Bridge {
     fn settle(&mut self) {
         for settled in self.up.acks.drain(..) {
             self.local.ack(settled.consumer, settled.first, settled.count);
-            let c = &mut self.local.consumers[settled.consumer];
-            if settled.bytes > 0 {
-                c.held_messages = c.held_messages.saturating_sub(settled.count);
-                c.held_bytes = c.held_bytes.saturating_sub(settled.bytes);
-            }
             self.counters.acked += u64::from(settled.count);
             self.changed = true;
         }
@@ -429,11 +424,6 @@ impl Bridge {
                 end -= 1;
             }
             self.local.give_up(given_up.consumer, given_up.tag, &reason[..end]);
-            let c = &mut self.local.consumers[given_up.consumer];
-            if given_up.bytes > 0 {
-                c.held_messages = c.held_messages.saturating_sub(1);
-                c.held_bytes = c.held_bytes.saturating_sub(given_up.bytes);
-            }
             *self.counters.dropped.entry(code).or_default() += 1;
             self.changed = true;
         }
@@ -479,7 +469,11 @@ impl Bridge {
             // Twice what may be under way: enough to go on with, and little enough that what is urgent is soon given.
             let (max, (messages, bytes)) = (self.window_max(), self.up.window.limits());
             let bytes = u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX);
-            self.local.grant(messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
+            let window = (messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
+            for at in 0..self.local.consumers.len() {
+                let (held, held_lanes) = self.up.held(at);
+                self.local.grant(at, window, held, held_lanes);
+            }
         }
         if self.changed && self.told_at.is_none_or(|at| at.plus_ms(TELL_MS) <= now.mono) {
             self.changed = false;

@@ -586,6 +586,21 @@ impl Up {
         }
     }
 
+    /// Messages and bytes that a consumer gave and that can go on, and the lanes that cannot for now, bit n for lane n. What
+    /// these hold counts for nothing, so that the others are not kept from theirs.
+    pub(super) fn held(&self, consumer: usize) -> ((u32, u64), u16) {
+        let (mut messages, mut bytes, mut lanes) = (0, 0, 0);
+        for l in self.lanes.iter().filter(|l| l.consumer == consumer) {
+            if l.fence.is_some() || l.paused {
+                lanes |= 1_u16.checked_shl(u32::from(l.priority)).unwrap_or(0);
+            } else {
+                messages += l.entries.len() as u32;
+                bytes += (l.arena.len() - l.head) as u64;
+            }
+        }
+        ((messages, bytes), lanes)
+    }
+
     /// When the oldest frame without an answer was sent.
     pub(super) fn oldest(&self) -> Option<Mono> {
         self.lanes.iter().filter_map(|l| l.marks.front()).map(|m| m.at).min()

@@ -57,6 +57,7 @@ impl Broker {
             credit_messages: 0,
             credit_bytes: 0,
             paused: false,
+            held_lanes: 0,
             next_tag: 1,
             tags: VecDeque::new(),
         };
@@ -268,6 +269,20 @@ impl Broker {
         }
         let (q, c, attachment) = self.attachment_mut(conn, stream)?;
         attachment.paused = pause;
+        if !pause {
+            attachment.held_lanes = 0;
+        }
+        self.pumps.push((q, c));
+        Ok(())
+    }
+
+    /// A bridge cannot forward these lanes for now, and is to be given the others.
+    pub(super) fn handle_held_lanes(&mut self, conn: ConnId, stream: u32, lanes: u16) -> Result<(), Fault> {
+        if !self.is_bridge(conn) {
+            return Err(Fault::new(Code::NotSupported, "lanes are held for bridges of this process alone"));
+        }
+        let (q, c, attachment) = self.attachment_mut(conn, stream)?;
+        attachment.held_lanes = lanes;
         self.pumps.push((q, c));
         Ok(())
     }
