@@ -14,7 +14,7 @@ use super::{Action, Failure, Reason};
 use crate::config::BridgeSettings;
 use crate::model::limits::DETAIL_BYTES_MAX;
 use crate::model::{Mono, Now};
-use crate::wire::{Auth, Code, FrameType};
+use crate::wire::{Auth, Close, Code, FrameType};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -42,6 +42,8 @@ pub struct Bridge {
     /// What it keeps changed.
     keep_changed: bool,
     told_at: Option<Mono>,
+    /// Frames for a connection that is ended.
+    last_words: Vec<u8>,
 }
 
 /// What is counted from the start on.
@@ -88,6 +90,7 @@ impl Bridge {
             changed: true,
             keep_changed: false,
             told_at: None,
+            last_words: Vec::new(),
             edge: parts.edge,
             settings: parts.settings,
         };
@@ -104,6 +107,7 @@ impl Bridge {
         }
         match result {
             Ok(()) => {
+                self.last_words.clear();
                 let mut upstream = Upstream::new(now);
                 upstream.hello(&self.settings, &self.edge);
                 self.upstream = Some(upstream);
@@ -169,7 +173,7 @@ impl Bridge {
     /// Appends whole frames for the upstream, about `bytes_max` of them; nothing when there is none to send now.
     pub fn poll_upstream(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
         let start = out.len();
-        let Some(upstream) = self.upstream.as_mut() else { return };
+        let Some(upstream) = self.upstream.as_mut() else { return out.append(&mut self.last_words) };
         upstream.poll_control(out);
         if self.life.is_open() && !upstream.going {
             let frame_bytes_max = upstream.terms().map_or(0, |terms| terms.frame_bytes_max as usize);
@@ -260,6 +264,28 @@ impl Bridge {
         self.up.window.set_max(self.window_max());
         self.changed = true;
         self.advance(now);
+    }
+
+    /// The files behind its credentials or certificates are others: it connects anew with what is in them now, at once where it
+    /// waits.
+    pub fn handle_renewed(&mut self, now: Now) {
+        if self.life.is_connected() {
+            self.renew(now, false);
+        } else if self.life.is_waiting() {
+            self.life.restart(now.mono);
+        }
+        self.advance(now);
+    }
+
+    /// The process ends, or its settings name it no more: the upstream hears it, what is settled is told here, and what it keeps
+    /// is told once more. Nothing follows.
+    pub fn handle_stop(&mut self, now: Now) {
+        if self.life.is_connected() {
+            self.hang_up();
+            self.drop_upstream(now);
+        }
+        self.life.pause();
+        self.actions.push_back(Action::Tell { keep: Some(self.kept.write()) });
     }
 
     /// An operator wants it paused, or to go on.
@@ -362,7 +388,13 @@ impl Bridge {
         }
     }
 
+    /// Ends the connection; the upstream hears that it is meant.
     fn hang_up(&mut self) {
+        self.last_words.clear();
+        if let Some(upstream) = self.upstream.as_mut() {
+            upstream.frame(FrameType::Close, 0, &Close { code: Code::Normal as u16, detail: "" });
+            upstream.poll_control(&mut self.last_words);
+        }
         self.actions.push_back(Action::HangUp { number: self.life.number });
     }
 
