@@ -12,7 +12,7 @@ use super::upstream::{self, Upstream, handle_link_timeout, link_timeout};
 use super::window::WindowMax;
 use super::{Action, Failure, Reason};
 use crate::config::BridgeSettings;
-use crate::model::limits::DETAIL_BYTES_MAX;
+use crate::model::limits::{DETAIL_BYTES_MAX, PRIORITIES};
 use crate::model::{Mono, Now};
 use crate::wire::{Auth, Close, Code, FrameType};
 use std::collections::{BTreeMap, VecDeque};
@@ -521,6 +521,8 @@ impl Bridge {
             self.hang_up();
             self.drop_upstream(now);
             self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now)));
+            self.kept.budget = Some(self.budget.to_keep());
+            (self.changed, self.keep_changed) = (true, true);
         }
         if let State::Spent(until) = self.life.state
             && until <= now.mono
@@ -557,9 +559,9 @@ impl Bridge {
 /// Bytes that may wait for the local broker before the upstream is not read from.
 const LOCAL_BYTES_MAX: usize = 1_024 * 1_024;
 
-/// Deliveries that may be outstanding at a time, of one queue.
+/// Deliveries that may be outstanding at a time, of one queue: a window for each lane that cannot go on, and one for the rest.
 pub(super) fn window(settings: &BridgeSettings) -> u32 {
-    settings.window_messages
+    settings.window_messages.saturating_mul(PRIORITIES as u32 + 1)
 }
 
 /// Most that may go a second.

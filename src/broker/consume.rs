@@ -75,6 +75,7 @@ impl Broker {
             }
             None => self.add_consumer(q, head)?,
         };
+        let bridge = self.is_bridge(conn);
         let queue = &self.queues[q];
         let (window_max, epoch, volume) = (queue.settings.window, queue.epoch.0, queue.volume);
         let defaults = (queue.settings.attempts_max, queue.settings.backoff_ms);
@@ -91,7 +92,12 @@ impl Broker {
         let id = attachment.id;
         self.ids = id;
         let new = (
-            if head.window == 0 { window_max } else { head.window.min(window_max) },
+            match head.window {
+                0 => window_max,
+                // What a bridge holds is bounded by its credit.
+                window if bridge => window,
+                window => window.min(window_max),
+            },
             if head.attempts_max == 0 { defaults.0 } else { head.attempts_max },
             head.ack_timeout_ms,
             if head.backoff_ms == 0 { defaults.1 } else { head.backoff_ms },
