@@ -177,7 +177,8 @@ impl Bridge {
         upstream.poll_control(out);
         if self.life.is_open() && !upstream.going {
             let frame_bytes_max = upstream.terms().map_or(0, |terms| terms.frame_bytes_max as usize);
-            let bounds = Bounds { frame_bytes_max, weights: &self.settings.weights };
+            let compress = self.settings.compress && upstream.lz4_batch;
+            let bounds = Bounds { frame_bytes_max, compress, weights: &self.settings.weights };
             let room = bytes_max.saturating_sub(out.len() - start);
             self.up.fill(now.mono, &bounds, &mut self.pace, &mut upstream.link, out, room);
         }

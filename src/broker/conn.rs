@@ -322,6 +322,9 @@ impl Broker {
             Request::Publish { stream, contract, first, records, source } => {
                 self.handle_publish(conn, stream, contract, first, records, source)
             }
+            Request::Packed { stream, head, block, len, source } => {
+                self.handle_packed(conn, stream, head, block, len, source)
+            }
             Request::Subscribe(stream, head) => self.handle_subscribe(conn, stream, &head),
             Request::Unsubscribe(stream) => self.handle_unsubscribe(conn, stream),
             Request::Consume(stream, head, filters) => self.handle_consume(conn, stream, &head, filters),
@@ -632,7 +635,7 @@ impl Broker {
 pub(super) const HELLO_FIRST: Fault = Fault::new(Code::HelloExpected, "say hello and wait for the welcome first");
 
 /// Cuts a text to what a detail may have.
-fn clip(text: &str) -> &str {
+pub(super) fn clip(text: &str) -> &str {
     let mut end = text.len().min(DETAIL_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;
