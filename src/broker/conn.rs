@@ -329,6 +329,9 @@ impl Broker {
             Request::Publish { stream, contract, first, records, source } => {
                 self.handle_publish(conn, stream, contract, first, records, source)
             }
+            Request::Packed { stream, head, block, len, source } => {
+                self.handle_packed(conn, stream, head, block, len, source)
+            }
             Request::Subscribe(stream, head) => self.handle_subscribe(conn, stream, &head),
             Request::Unsubscribe(stream) => self.handle_unsubscribe(conn, stream),
             Request::Consume(stream, head, filters) => self.handle_consume(conn, stream, &head, filters),

@@ -1,6 +1,6 @@
 //! Durable consumers: who consumes, acknowledgements, failures, credit.
 
-use super::conn::Stream;
+use super::conn::{Stream, clip};
 use super::tracks::Fate;
 use super::{Broker, Timer};
 use crate::config::Keep;
@@ -211,27 +211,29 @@ impl Broker {
         let (q, c, attachment) = self.attachment_mut(conn, stream)?;
         let id = attachment.id;
         let Some(taken) = attachment.take_tags(head.first, head.count) else { return Err(NEVER_DELIVERED) };
+        let why = head.give_up.then(|| clip(head.reason));
         for (lane, seq) in taken {
             let consumer = self.queues[q].consumers[c].as_ref();
             let mine = consumer
                 .and_then(|consumer| consumer.pending(lane, seq))
                 .is_some_and(|p| matches!(p.state, PendingState::InFlight(owner, _) if owner == id));
             if mine {
-                self.fail_delivery(q, c, lane, seq, head.delay_ms, head.give_up);
+                self.fail_delivery(q, c, lane, seq, head.delay_ms, why);
             }
         }
         self.progressed(q, c);
         Ok(())
     }
 
-    fn fail_delivery(&mut self, q: usize, c: usize, lane: Priority, seq: u64, delay_ms: u32, give_up: bool) {
+    /// A delivery failed; with a text, empty or not, that says why, it is not to be tried again.
+    fn fail_delivery(&mut self, q: usize, c: usize, lane: Priority, seq: u64, delay_ms: u32, gives_up: Option<&str>) {
         let jitter = self.rng.f64();
         let backoff_max = self.queues[q].settings.backoff_ms_max;
         let wall = self.now.wall;
         let Some(consumer) = self.queues[q].consumers[c].as_mut() else { return };
         self.counters.nacked += 1;
-        if consumer.fail(lane, seq, wall, delay_ms, give_up, backoff_max, jitter) == Some(Failed::Dead) {
-            self.fetch(q, c, lane, seq);
+        if consumer.fail(lane, seq, wall, delay_ms, gives_up.is_some(), backoff_max, jitter) == Some(Failed::Dead) {
+            self.fetch(q, c, lane, seq, gives_up.filter(|why| !why.is_empty()).map(Into::into));
         }
     }
 
@@ -245,7 +247,7 @@ impl Broker {
         let (overdue, busy) = (consumer.overdue(now), consumer.outstanding > 0 || !consumer.attachments.is_empty());
         let late = !overdue.is_empty();
         for (lane, seq) in overdue {
-            self.fail_delivery(q, c, lane, seq, 0, false);
+            self.fail_delivery(q, c, lane, seq, 0, None);
         }
         if let Some(consumer) = self.queues[q].consumers[c].as_mut() {
             consumer.squeeze_tags();

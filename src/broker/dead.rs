@@ -29,6 +29,7 @@ impl Broker {
         lane: Priority,
         seq: u64,
         pending: Pending,
+        why: Option<&str>,
         block: &Block,
     ) {
         let Some((_, entry)) = entry_at(block, seq) else {
@@ -45,7 +46,9 @@ impl Broker {
             self.lose(q, consumer, lane, seq);
             return;
         };
-        let reason = if consumer.attachments.iter().any(|a| self.shape(a.conn, entry.data).is_none()) {
+        let reason = if let Some(why) = why {
+            why
+        } else if consumer.attachments.iter().any(|a| self.shape(a.conn, entry.data).is_none()) {
             "larger than its consumer takes"
         } else {
             "its attempts were exhausted or it was given up"
@@ -67,7 +70,7 @@ impl Broker {
             self.decide(q, &consumer.name, lane, seq, Fate::Refused(Code::UpstreamRefused, reason.into()));
         }
         self.counters.dead += 1;
-        log::warn!("queue {name:?}: message {} became a dead letter: {reason}", record.id);
+        log::warn!("queue {name:?}: message {} became a dead letter: {reason:?}", record.id);
     }
 
     /// A mount's queue of this name; that of a queue's dead letters is there even before the first.

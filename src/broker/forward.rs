@@ -160,7 +160,7 @@ impl Broker {
                         None if consumer.fetching > 0 => blocked[lane.index()] = true,
                         None => {
                             consumer.set_state(lane, seq, PendingState::Fetching);
-                            self.fetch(q, c, lane, seq);
+                            self.fetch(q, c, lane, seq, None);
                         }
                     }
                 }

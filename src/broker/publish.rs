@@ -513,6 +513,10 @@ impl Broker {
         let mut shapes = Shapes::new(record);
         for &(conn, stream) in &route.subscriptions {
             let Some(c) = self.conns.get_mut(&conn) else { continue };
+            if c.is_echo(record) {
+                self.counters.echoes += 1;
+                continue;
+            }
             let shaped = shapes.for_conn(c).filter(|shaped| c.takes_live(stream, shaped.len(), waiting_max));
             let Some(shaped) = shaped else {
                 self.deliver_live(conn, stream, item, record);

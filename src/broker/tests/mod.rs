@@ -7,6 +7,7 @@ mod clocks;
 mod compressed;
 mod consuming;
 mod crash;
+mod echoes;
 mod limits;
 mod live;
 mod login;
