@@ -3,6 +3,7 @@
 mod attacks;
 mod bridged;
 mod bridges;
+mod brought;
 mod clocks;
 mod compressed;
 mod consuming;
