@@ -31,6 +31,11 @@ const COMPACT_BYTES: usize = 64 * 1_024;
 /// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
 const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
+/// Tag of a delivery that is acknowledged to nobody.
+const NOBODY: u64 = 0;
+/// Sequences by which the floor of a source stays behind what is settled: a refusal that was passed on can still be lost by a
+/// cut, and is then to be told again.
+const FLOOR_LAG: u64 = 4_096;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -65,6 +70,7 @@ struct Lane {
     stream: u32,
     /// What the upstream has of it since before this connection.
     position: Option<SourcePosition>,
+    contract: Contract,
     arena: Vec<u8>,
     head: usize,
     entries: VecDeque<Entry>,
@@ -115,6 +121,8 @@ pub(super) struct Up {
     pub(super) look_at: Option<Mono>,
     pub(super) acks: Vec<Settled>,
     pub(super) given_up: Vec<GivenUp>,
+    /// Consumers and bytes of records that were settled after [`Up::disown`].
+    pub(super) disowned: Vec<(usize, u64)>,
     /// Messages forwarded, bytes of their records, and bytes of the frames they went in.
     pub(super) sent: (u64, u64, u64),
     /// When the upstream last acknowledged something.
@@ -155,6 +163,7 @@ impl Lane {
             priority,
             stream,
             position,
+            contract: Contract::Queue,
             arena: Vec::new(),
             head: 0,
             entries: VecDeque::new(),
@@ -224,6 +233,7 @@ impl Up {
             look_at: None,
             acks: Vec::new(),
             given_up: Vec::new(),
+            disowned: Vec::new(),
             sent: (0, 0, 0),
             acked_at: None,
         }
@@ -243,6 +253,30 @@ impl Up {
         self.window = Window::new(WindowMax { messages: 1, bytes: 1 });
         self.acks.clear();
         self.given_up.clear();
+        self.disowned.clear();
+    }
+
+    /// A consumer, or each, gives what it gave anew: what was sent is answered for nobody, the rest is dropped. Without a consumer
+    /// the lanes are nobody's, too.
+    pub(super) fn disown(&mut self, consumer: Option<usize>) {
+        for (at, l) in self.lanes.iter_mut().enumerate() {
+            if consumer.is_some_and(|consumer| consumer != l.consumer) {
+                continue;
+            }
+            // What is under way in chunks is brought to its end: the stream can take nothing else before.
+            let keep = l.cursor + usize::from(self.chunking == Some(at));
+            for entry in l.entries.drain(keep.min(l.entries.len())..) {
+                l.arena.truncate(l.arena.len() - entry.len as usize);
+                if !entry.settled {
+                    self.disowned.push((l.consumer, u64::from(entry.len)));
+                }
+            }
+            l.entries.iter_mut().for_each(|entry| entry.tag = NOBODY);
+            if consumer.is_none() {
+                l.consumer = usize::MAX;
+            }
+            l.pop();
+        }
     }
 
     /// The lane of a delivery, made with a stream of its own when it is new.
@@ -267,7 +301,7 @@ impl Up {
     /// Takes a delivery. Returns the bytes it holds here; `None` when it is settled at once: the upstream has it, or will
     /// never take it.
     pub(super) fn take(&mut self, passage: &Passage, lane: usize, tag: u64, seq: u64, record: &[u8]) -> Option<u64> {
-        let l = &mut self.lanes[lane];
+        let l = &self.lanes[lane];
         let consumer = l.consumer;
         if let Some(position) = l.position.as_ref().filter(|p| seq <= p.last) {
             match position.refused.binary_search_by_key(&seq, |(seq, _)| *seq) {
@@ -279,20 +313,48 @@ impl Up {
             }
             return None;
         }
+        let written = self.append(lane, tag, seq, |arena| passage.pass(record, arena));
+        written
+            .map_err(|refused| {
+                let (code, detail) = match refused {
+                    Refused::TooLarge(len) => {
+                        let max = passage.record_bytes_max;
+                        (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
+                    }
+                    Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
+                };
+                self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
+            })
+            .ok()
+    }
+
+    /// Takes a record as it is to be sent, under a contract of the lane's. Returns the bytes it holds here.
+    pub(super) fn put(&mut self, lane: usize, contract: Contract, tag: u64, seq: u64, record: &[u8]) -> u64 {
+        self.lanes[lane].contract = contract;
+        let write = |arena: &mut Vec<u8>| {
+            arena.extend_from_slice(record);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        match self.append(lane, tag, seq, write) {
+            Ok(bytes) => bytes,
+        }
+    }
+
+    /// Puts what `write` writes at the end of a lane.
+    fn append<E>(
+        &mut self,
+        lane: usize,
+        tag: u64,
+        seq: u64,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let l = &mut self.lanes[lane];
         let start = l.arena.len();
         l.arena.extend_from_slice(&[0; PREFIX_BYTES_MAX]);
         let at = start + PREFIX_BYTES_MAX;
-        if let Err(refused) = passage.pass(record, &mut l.arena) {
+        if let Err(error) = write(&mut l.arena) {
             l.arena.truncate(start);
-            let (code, detail) = match refused {
-                Refused::TooLarge(len) => {
-                    let max = passage.record_bytes_max;
-                    (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
-                }
-                Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
-            };
-            self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
-            return None;
+            return Err(error);
         }
         let record_len = l.arena.len() - at;
         let mut prefix = [0; PREFIX_BYTES_MAX];
@@ -303,7 +365,7 @@ impl Up {
         let len = prefix_len + record_len;
         l.arena.truncate(start + len);
         l.entries.push_back(Entry { tag, seq, len: len as u32, prefix: prefix_len as u8, settled: false });
-        Some(len as u64)
+        Ok(len as u64)
     }
 
     /// The lane to be sent from next, if any may.
@@ -414,10 +476,11 @@ impl Up {
     }
 
     /// Writes the extension that says where the records come from into `self.head`.
+    /// Those of a lane without an epoch come from no queue, and go without.
     fn source(&mut self, at: usize, first: u64) {
         let l = &self.lanes[at];
         let runs = self.runs.take();
-        let floor = l.entries.front().map_or(first, |e| e.seq);
+        let floor = l.entries.front().map_or(first, |e| e.seq).saturating_sub(FLOOR_LAG);
         let source = Source { epoch: l.epoch, lane: l.priority, floor, first, runs: &runs };
         self.head.clear();
         let head = std::mem::take(&mut self.head);
@@ -432,9 +495,9 @@ impl Up {
         let l = &mut self.lanes[at];
         let first = l.base + l.cursor as u64;
         let payload = &l.arena[l.cursor_at..l.cursor_at + bytes];
-        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }];
+        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }][..usize::from(l.epoch != 0)];
         let start = out.len();
-        let contract = Contract::Queue;
+        let contract = l.contract;
         if count == 1 {
             let record = &payload[usize::from(l.entries[l.cursor].prefix)..];
             let head = Publish { contract, number: first, total: record.len() as u32 };
@@ -464,8 +527,8 @@ impl Up {
         let chunk = &record[l.chunked..record.len().min(l.chunked + allowed.chunk)];
         let last = l.chunked + chunk.len() == record.len();
         let flags = if last { 0 } else { FLAG_MORE } | if first { 0 } else { FLAG_CONT };
-        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }];
-        let head = Publish { contract: Contract::Queue, number, total: record.len() as u32 };
+        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }][..usize::from(l.epoch != 0)];
+        let head = Publish { contract: l.contract, number, total: record.len() as u32 };
         let head = Extended { head, extensions };
         let start = out.len();
         append(out, FrameType::Publish, flags, l.stream, first.then_some(&head), &[chunk]);
@@ -500,7 +563,10 @@ impl Up {
         let Some(at) = self.lane_of(stream) else { return false };
         self.lanes[at].refusals = 0;
         let settled = self.answer(now, at, (first, count), true, |up, consumer, tag, bytes| {
-            push_ack(&mut up.acks, consumer, tag, bytes);
+            match tag {
+                NOBODY => up.disowned.push((consumer, bytes)),
+                _ => push_ack(&mut up.acks, consumer, tag, bytes),
+            }
             true
         });
         if settled {
@@ -522,8 +588,10 @@ impl Up {
         }
         let (code, detail) = (nack.code, nack.detail);
         self.answer(now, at, (nack.first, nack.count), !retryable, |up, consumer, tag, bytes| {
-            if !retryable {
-                up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() });
+            match (retryable, tag) {
+                (true, _) => {}
+                (false, NOBODY) => up.disowned.push((consumer, bytes)),
+                (false, _) => up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() }),
             }
             !retryable
         });
@@ -599,7 +667,7 @@ impl Up {
 }
 
 /// Adds a delivery to the range before it, or begins another.
-fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
+pub(super) fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
     match acks.last_mut() {
         Some(last) if last.consumer == consumer && last.first + u64::from(last.count) == tag => {
             last.count += 1;
