@@ -17,9 +17,10 @@ use crate::client::Link;
 use crate::model::Mono;
 use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
 use crate::schedule::backoff_ms;
+use crate::seal::BatchPacker;
 use crate::wire::{
-    Batch, Code, Contract, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType, Publish,
-    PublishNack, Source, SourcePosition, SourceRuns, append,
+    Batch, Code, Contract, EXTENSION_LZ4, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType,
+    Publish, PublishNack, Source, SourcePosition, SourceRuns, append,
 };
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -115,6 +116,8 @@ pub(super) struct Up {
     chunking: Option<usize>,
     runs: SourceRuns,
     head: Vec<u8>,
+    packer: BatchPacker,
+    packed: Vec<u8>,
     rng: fastrand::Rng,
     pub(super) window: Window,
     /// Whether something waits for the pace alone, and when to look again.
@@ -134,6 +137,8 @@ pub(super) struct Up {
 pub(super) struct Bounds<'s> {
     /// Largest payload of a frame that the upstream takes, in bytes.
     pub(super) frame_bytes_max: usize,
+    /// Whether batches are compressed where that makes them smaller.
+    pub(super) compress: bool,
     /// Shares of the lanes.
     pub(super) weights: &'s [u32],
 }
@@ -228,6 +233,8 @@ impl Up {
             chunking: None,
             runs: SourceRuns::default(),
             head: Vec::new(),
+            packer: BatchPacker::default(),
+            packed: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
             window: Window::new(WindowMax { messages: 1, bytes: 1 }),
             look_at: None,
@@ -444,7 +451,7 @@ impl Up {
             if chunked {
                 self.send_chunk(at, now, &allowed, link, out);
             } else {
-                self.send_run(at, now, count, bytes, link, out);
+                self.send_run(at, now, (count, bytes), bounds.compress, link, out);
             }
             let len = (out.len() - before) as u64;
             self.sent.2 += len;
@@ -488,17 +495,34 @@ impl Up {
     }
 
     /// One frame with the records of a run.
-    fn send_run(&mut self, at: usize, now: Mono, count: u32, bytes: usize, link: &mut Link, out: &mut Vec<u8>) {
+    fn send_run(
+        &mut self,
+        at: usize,
+        now: Mono,
+        (count, bytes): (u32, usize),
+        compress: bool,
+        link: &mut Link,
+        out: &mut Vec<u8>,
+    ) {
         let l = &self.lanes[at];
         let first_seq = l.entries[l.cursor].seq;
         self.source(at, first_seq);
         let l = &mut self.lanes[at];
         let first = l.base + l.cursor as u64;
         let payload = &l.arena[l.cursor_at..l.cursor_at + bytes];
-        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }][..usize::from(l.epoch != 0)];
+        let expanded = if compress { self.packer.pack(payload, &mut self.packed) } else { None };
+        let mut len = [0; PREFIX_BYTES_MAX];
+        let len = postcard::to_slice(&expanded.unwrap_or_default(), &mut len).expect("five bytes hold any u32");
+        let extensions =
+            &[Extension { tag: EXTENSION_SOURCE, value: &self.head }, Extension { tag: EXTENSION_LZ4, value: len }];
+        // What has no source (it was never in a queue there) has none to tell.
+        let extensions = &extensions[usize::from(l.epoch == 0)..1 + usize::from(expanded.is_some())];
         let start = out.len();
         let contract = l.contract;
-        if count == 1 {
+        if expanded.is_some() {
+            let head = Batch { contract, first, count };
+            append(out, FrameType::Batch, 0, l.stream, Some(&Extended { head, extensions }), &[&self.packed]);
+        } else if count == 1 {
             let record = &payload[usize::from(l.entries[l.cursor].prefix)..];
             let head = Publish { contract, number: first, total: record.len() as u32 };
             append(out, FrameType::Publish, 0, l.stream, Some(&Extended { head, extensions }), &[record]);
@@ -652,6 +676,21 @@ impl Up {
         if let Some(at) = self.lane_of(stream) {
             self.lanes[at].paused = pause;
         }
+    }
+
+    /// Messages and bytes that a consumer gave and that can go on, and the lanes that cannot for now, bit n for lane n. What
+    /// these hold counts for nothing, so that the others are not kept from theirs.
+    pub(super) fn held(&self, consumer: usize) -> ((u32, u64), u16) {
+        let (mut messages, mut bytes, mut lanes) = (0, 0, 0);
+        for l in self.lanes.iter().filter(|l| l.consumer == consumer) {
+            if l.fence.is_some() || l.paused {
+                lanes |= 1_u16.checked_shl(u32::from(l.priority)).unwrap_or(0);
+            } else {
+                messages += l.entries.len() as u32;
+                bytes += (l.arena.len() - l.head) as u64;
+            }
+        }
+        ((messages, bytes), lanes)
     }
 
     /// When the oldest frame without an answer was sent.
