@@ -19,8 +19,8 @@ use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
 use crate::schedule::backoff_ms;
 use crate::seal::BatchPacker;
 use crate::wire::{
-    Batch, Code, Contract, EXTENSION_LZ4, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType, Publish,
-    PublishNack, Source, SourcePosition, SourceRuns, append,
+    Batch, Code, Contract, EXTENSION_LZ4, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType,
+    Publish, PublishNack, Source, SourcePosition, SourceRuns, append,
 };
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -432,7 +432,15 @@ impl Up {
     }
 
     /// One frame with the records of a run.
-    fn send_run(&mut self, at: usize, now: Mono, (count, bytes): (u32, usize), compress: bool, link: &mut Link, out: &mut Vec<u8>) {
+    fn send_run(
+        &mut self,
+        at: usize,
+        now: Mono,
+        (count, bytes): (u32, usize),
+        compress: bool,
+        link: &mut Link,
+        out: &mut Vec<u8>,
+    ) {
         let l = &self.lanes[at];
         let first_seq = l.entries[l.cursor].seq;
         self.source(at, first_seq);

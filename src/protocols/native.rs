@@ -2,9 +2,10 @@
 
 use super::{Fault, Records, Request};
 use crate::wire::{
-    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, EXTENSION_LANES, EXTENSION_LZ4, EXTENSION_SOURCE, Extensions,
-    FLAG_CONT, FLAG_MORE, FilterItems, Frame, FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong,
-    Publish, Reauth, Request as Ask, Response, Resume, Source, Subscribe, Unsubscribe, WireError,
+    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, EXTENSION_LANES, EXTENSION_LZ4,
+    EXTENSION_SOURCE, Extensions, FLAG_CONT, FLAG_MORE, FilterItems, Frame, FrameType, Goaway, Header, Hello, History,
+    Nack, Pause, Ping, Pong, Publish, Reauth, Request as Ask, Response, Resume, Source, Subscribe, Unsubscribe,
+    WireError,
 };
 use std::collections::HashMap;
 
