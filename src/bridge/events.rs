@@ -16,6 +16,9 @@ impl Bridge {
             upstream.welcomed(frame)?;
         }
         let event = upstream.link.handle_frame(frame)?;
+        if self.down.handle_upstream(now.mono, &self.settings, &event)? {
+            return Ok(());
+        }
         match event {
             Event::Challenge { method, data } => self.handle_challenge(method, data),
             Event::Welcome(_) => {
@@ -45,7 +48,7 @@ impl Bridge {
             Event::Error { stream: 0, error } => Err(refused(error.code, error.retry_after_ms, error.detail)),
             Event::Close(close) => Err(refused(close.code, 0, close.detail)),
             Event::Goaway(goaway) => self.handle_goaway(now, &goaway),
-            // Streams of what is brought: `down` takes these.
+            // Of streams that are open no more.
             Event::Deliver { .. }
             | Event::Chunk { .. }
             | Event::Done { .. }
@@ -88,9 +91,16 @@ impl Bridge {
 
     pub(super) fn local_frame(&mut self, now: Now, frame: &Frame<'_>) -> Result<(), Stop> {
         let event = self.local.link.handle_frame(frame)?;
+        if self.down.handle_local(now.mono, &event)? {
+            self.changed = true;
+            return Ok(());
+        }
         match event {
             Event::Welcome(_) => {
                 self.local.state = LocalState::Open;
+                if let Some(terms) = self.local.link.terms() {
+                    self.down.local_opened(terms);
+                }
                 self.local.consume(&self.settings.consumer(), window(&self.settings));
                 self.changed = true;
                 Ok(())
@@ -121,8 +131,6 @@ impl Bridge {
                 Ok(())
             }
             Event::Close(close) => Err(Stop::new(Reason::Local, close.detail)),
-            // Publishes of what is brought: `down` takes their answers.
-            Event::PublishAck { .. } | Event::PublishNack { .. } | Event::Pause { .. } | Event::Resume { .. } => Ok(()),
             _ => Ok(()),
         }
     }

@@ -9,8 +9,8 @@ use crate::config::BridgeSettings;
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
 use crate::model::{Mono, Now};
 use crate::wire::{
-    Ack, Consume, Credit, Deliver, ENCODING_LZ4, EXTENSION_ENCODINGS, EXTENSION_LANES, Extended, Extension, FrameType,
-    Head, Nack, Pause, Start, Unsubscribe, append, append_filter,
+    Ack, BridgeHello, Consume, Credit, Deliver, ENCODING_LZ4, EXTENSION_BRIDGE, EXTENSION_ENCODINGS, EXTENSION_LANES,
+    Extended, Extension, FrameType, Head, Nack, Pause, Start, Unsubscribe, append, append_filter,
 };
 
 /// Heartbeat of a session in memory, in milliseconds: nothing is lost there.
@@ -121,14 +121,18 @@ impl Local {
     }
 
     /// Begins a session: the edge connects it, what follows goes there.
-    pub(super) fn open(&mut self, now: Now, client: &str) {
+    pub(super) fn open(&mut self, now: Now, client: &str, bridge: &BridgeHello<'_>) {
         self.state = LocalState::Greeting;
         self.link = Link::new(ms(now.mono));
         self.partial = Vec::new();
         self.assembly = Assembly::default();
         self.out.clear();
         let head = Link::hello(client, HEARTBEAT_MS, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX);
-        let extensions = &[Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] }];
+        let bridge = postcard::to_stdvec(bridge).expect("a vector takes anything");
+        let extensions = &[
+            Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] },
+            Extension { tag: EXTENSION_BRIDGE, value: &bridge },
+        ];
         self.frame(FrameType::Hello, 0, &Extended { head, extensions }, &[]);
         self.forget();
     }

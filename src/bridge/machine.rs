@@ -1,10 +1,12 @@
 //! The machine: what both sessions and the clock tell it, and what it asks for.
 
 use super::budget::Budget;
+use super::down::Down;
 use super::forward::Passage;
 use super::keep::Kept;
 use super::life::{Life, State};
 use super::local::{self, Local, LocalState};
+use super::loops::upstream_name;
 use super::pace::{Caps, Pace};
 use super::side::{Stop, each_frame};
 use super::up::{Bounds, Up};
@@ -14,7 +16,7 @@ use super::{Action, Failure, Reason};
 use crate::config::BridgeSettings;
 use crate::model::limits::{DETAIL_BYTES_MAX, PRIORITIES};
 use crate::model::{Mono, Now};
-use crate::wire::{Auth, Close, Code, FrameType};
+use crate::wire::{Auth, BridgeHello, Close, Code, FrameType};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -31,6 +33,7 @@ pub struct Bridge {
     pub(super) local: Local,
     pub(super) upstream: Option<Upstream>,
     pub(super) up: Up,
+    pub(super) down: Down,
     pub(super) passage: Passage,
     pace: Pace,
     pub(super) budget: Budget,
@@ -53,8 +56,6 @@ pub(super) struct Counters {
     pub(super) dropped: BTreeMap<String, u64>,
     /// Bytes sent and heard on connections that are gone.
     pub(super) bytes: (u64, u64),
-    /// Messages brought from the upstream and taken here.
-    pub(super) brought: u64,
 }
 
 /// What a bridge is made of.
@@ -81,6 +82,7 @@ impl Bridge {
             local: Local::new(now, &parts.settings),
             upstream: None,
             up: Up::new(parts.seed ^ 1),
+            down: Down::new(now.mono, &parts.settings, &parts.name, &parts.edge, parts.seed ^ 2),
             passage: Passage { record_bytes_max: 0, lz4: false },
             pace: Pace::new(now.mono, caps(&parts.settings)),
             budget: Budget::new(now, parts.settings.bytes_per_day, kept.budget),
@@ -174,6 +176,9 @@ impl Bridge {
     pub fn poll_upstream(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
         let start = out.len();
         let Some(upstream) = self.upstream.as_mut() else { return out.append(&mut self.last_words) };
+        if self.life.is_open() {
+            self.down.poll_upstream(upstream.control());
+        }
         upstream.poll_control(out);
         if self.life.is_open() && !upstream.going {
             let frame_bytes_max = upstream.terms().map_or(0, |terms| terms.frame_bytes_max as usize);
@@ -226,6 +231,10 @@ impl Bridge {
     pub fn poll_local(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
         let start = out.len();
         self.local.poll(out, bytes_max);
+        let room = bytes_max.saturating_sub(out.len() - start);
+        if self.local.waiting() == 0 && room > 0 {
+            self.down.poll_local(now.mono, &self.settings, &mut self.local.link, out, room);
+        }
         if out.len() > start {
             self.local.link.sent(local::ms(now.mono));
         }
@@ -258,6 +267,7 @@ impl Bridge {
         if !same_routes {
             self.local.end_consumers();
             self.local.set_routes(&self.settings);
+            self.down.set_routes(&self.settings);
             self.local.consume(&self.settings.consumer(), window(&self.settings));
         }
         self.pace.set_caps(now.mono, caps(&self.settings));
@@ -358,6 +368,7 @@ impl Bridge {
             upstream,
             self.stalled_at(),
             self.up.poll_timeout(),
+            self.down.poll_timeout(),
             self.up.look_at,
             tell,
         ];
@@ -376,6 +387,7 @@ impl Bridge {
         if let Some(terms) = self.upstream.as_ref().and_then(Upstream::terms) {
             self.passage = Passage { record_bytes_max: terms.message_bytes_max as usize, lz4: terms.lz4 };
         }
+        self.down.upstream_opened();
         self.up.open(self.window_max());
         let jitter = self.life.jitter();
         self.pace.drain(now.mono, self.settings.ramp_ms, jitter);
@@ -420,6 +432,7 @@ impl Bridge {
         self.counters.bytes.1 += upstream.bytes.1;
         self.settle();
         self.up.clear();
+        self.down.upstream_closed();
         if self.local.is_open() {
             self.local.give_back(&self.settings.consumer(), window(&self.settings));
         }
@@ -428,6 +441,7 @@ impl Bridge {
     /// The local session is gone, and with it what it gave.
     fn lose_local(&mut self, now: Now, detail: String) {
         self.up.clear();
+        self.down.local_closed();
         self.local.lost(now);
         self.changed = true;
         if self.life.is_connected() {
@@ -482,7 +496,9 @@ impl Bridge {
             && at <= now.mono
         {
             let client = self.settings.consumer();
-            self.local.open(now, &client);
+            // To this broker its upstream is the edge: what came from there does not go back, and is known when it comes again.
+            let upstream = upstream_name(&self.edge, &self.settings.name);
+            self.local.open(now, &client, &BridgeHello { edge: &upstream, bridge: &self.settings.name });
             self.actions.push_back(Action::OpenLocal);
         }
         if self.local.retry_at.is_some_and(|at| at <= now.mono) {
@@ -507,6 +523,11 @@ impl Bridge {
                 let (held, held_lanes) = self.up.held(at);
                 self.local.grant(at, window, held, held_lanes);
             }
+        }
+        self.down.advance(now.mono, &self.settings);
+        if let Some(problem) = self.down.problem.take() {
+            self.life.last = Some((problem, now.mono));
+            self.changed = true;
         }
         if self.changed && self.told_at.is_none_or(|at| at.plus_ms(TELL_MS) <= now.mono) {
             self.changed = false;

@@ -9,9 +9,11 @@
 //! asks [`Bridge::poll_action`] and [`Bridge::poll_timeout`] after every call.
 
 mod budget;
+mod down;
 mod events;
 mod forward;
 mod keep;
+mod lane;
 mod life;
 mod local;
 pub mod loops;

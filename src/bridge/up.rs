@@ -11,8 +11,9 @@
 //! 4. Sequences grow along a lane: the queue gives them in order, and what comes again comes on a new connection.
 
 use super::forward::{Passage, Refused};
+use super::lane::{Entry, Fence, Lane, Mark};
 use super::pace::{Pace, Turns};
-use super::window::{self, Window, WindowMax};
+use super::window::{Window, WindowMax};
 use crate::client::Link;
 use crate::model::Mono;
 use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
@@ -23,63 +24,17 @@ use crate::wire::{
     Publish, PublishNack, Source, SourcePosition, SourceRuns, append,
 };
 use std::cmp::Reverse;
-use std::collections::VecDeque;
 
 /// Bytes a record's length takes at most.
 const PREFIX_BYTES_MAX: usize = 5;
-/// Settled bytes are cut off an arena when they are this many and half of it.
-const COMPACT_BYTES: usize = 64 * 1_024;
 /// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
 const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    tag: u64,
-    seq: u64,
-    /// Bytes in the arena, the prefix included.
-    len: u32,
-    prefix: u8,
-    settled: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Fence {
-    number: u64,
-    retry_at: Mono,
-}
-
-/// A frame that was sent: the number behind its last record, when, and what the window knows of it.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    end: u64,
-    at: Mono,
-    window: window::Mark,
-}
-
-/// A lane of a queue.
-#[derive(Debug)]
-struct Lane {
-    consumer: usize,
-    epoch: u64,
-    priority: u8,
-    stream: u32,
-    /// What the upstream has of it since before this connection.
-    position: Option<SourcePosition>,
-    arena: Vec<u8>,
-    head: usize,
-    entries: VecDeque<Entry>,
-    base: u64,
-    cursor: usize,
-    cursor_at: usize,
-    /// Bytes of the cursor's record already sent as chunks.
-    chunked: usize,
-    unanswered: u32,
-    fence: Option<Fence>,
-    refusals: u32,
-    paused: bool,
-    marks: VecDeque<Mark>,
-}
+/// Tag of a delivery that is acknowledged to nobody.
+const NOBODY: u64 = 0;
+/// Sequences by which the floor of a source stays behind what is settled: a refusal that was passed on can still be lost by a
+/// cut, and is then to be told again.
+const FLOOR_LAG: u64 = 4_096;
 
 /// A range of deliveries of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +73,8 @@ pub(super) struct Up {
     pub(super) look_at: Option<Mono>,
     pub(super) acks: Vec<Settled>,
     pub(super) given_up: Vec<GivenUp>,
+    /// Consumers and bytes of records that were settled after [`Up::disown`].
+    pub(super) disowned: Vec<(usize, u64)>,
     /// Messages forwarded, bytes of their records, and bytes of the frames they went in.
     pub(super) sent: (u64, u64, u64),
     /// When the upstream last acknowledged something.
@@ -152,70 +109,6 @@ struct Allowed {
     chunk: usize,
 }
 
-impl Lane {
-    fn new(consumer: usize, epoch: u64, priority: u8, stream: u32, position: Option<SourcePosition>) -> Self {
-        Self {
-            consumer,
-            epoch,
-            priority,
-            stream,
-            position,
-            arena: Vec::new(),
-            head: 0,
-            entries: VecDeque::new(),
-            base: 1,
-            cursor: 0,
-            cursor_at: 0,
-            chunked: 0,
-            unanswered: 0,
-            fence: None,
-            refusals: 0,
-            paused: false,
-            marks: VecDeque::new(),
-        }
-    }
-
-    fn can_resume(&self, now: Mono) -> bool {
-        self.unanswered == 0 && self.chunked == 0 && self.fence.is_some_and(|f| f.retry_at <= now)
-    }
-
-    /// After a fence: everything from the refused number on is sent again, from that number on.
-    fn resume(&mut self) {
-        let Some(fence) = self.fence.take() else { return };
-        let index = usize::try_from(fence.number.saturating_sub(self.base)).unwrap_or(usize::MAX);
-        self.cursor = index.min(self.entries.len());
-        self.cursor_at = self.head + self.entries.iter().take(self.cursor).map(|e| e.len as usize).sum::<usize>();
-        self.chunked = 0;
-        self.marks.clear();
-    }
-
-    /// Invariant 3.
-    fn pop(&mut self) {
-        while self.cursor > 0 && self.entries.front().is_some_and(|front| front.settled) {
-            let Some(front) = self.entries.pop_front() else { break };
-            self.head += front.len as usize;
-            self.base += 1;
-            self.cursor -= 1;
-        }
-        if self.entries.is_empty() {
-            self.arena.clear();
-            if self.arena.capacity() > 2 * COMPACT_BYTES {
-                self.arena = Vec::new();
-            }
-            self.head = 0;
-            self.cursor_at = 0;
-        } else if self.head >= COMPACT_BYTES && self.head >= self.arena.len() / 2 {
-            self.arena.drain(..self.head);
-            self.cursor_at -= self.head;
-            self.head = 0;
-        }
-    }
-
-    fn record_len(&self, index: usize) -> usize {
-        self.entries.get(index).map_or(0, |e| e.len as usize - usize::from(e.prefix))
-    }
-}
-
 impl Up {
     pub(super) fn new(seed: u64) -> Self {
         Self {
@@ -231,6 +124,7 @@ impl Up {
             look_at: None,
             acks: Vec::new(),
             given_up: Vec::new(),
+            disowned: Vec::new(),
             sent: (0, 0, 0),
             acked_at: None,
         }
@@ -250,6 +144,30 @@ impl Up {
         self.window = Window::new(WindowMax { messages: 1, bytes: 1 });
         self.acks.clear();
         self.given_up.clear();
+        self.disowned.clear();
+    }
+
+    /// A consumer, or each, gives what it gave anew: what was sent is answered for nobody, the rest is dropped. Without a consumer
+    /// the lanes are nobody's, too.
+    pub(super) fn disown(&mut self, consumer: Option<usize>) {
+        for (at, l) in self.lanes.iter_mut().enumerate() {
+            if consumer.is_some_and(|consumer| consumer != l.consumer) {
+                continue;
+            }
+            // What is under way in chunks is brought to its end: the stream can take nothing else before.
+            let keep = l.cursor + usize::from(self.chunking == Some(at));
+            for entry in l.entries.drain(keep.min(l.entries.len())..) {
+                l.arena.truncate(l.arena.len() - entry.len as usize);
+                if !entry.settled {
+                    self.disowned.push((l.consumer, u64::from(entry.len)));
+                }
+            }
+            l.entries.iter_mut().for_each(|entry| entry.tag = NOBODY);
+            if consumer.is_none() {
+                l.consumer = usize::MAX;
+            }
+            l.pop();
+        }
     }
 
     /// The lane of a delivery, made with a stream of its own when it is new.
@@ -274,7 +192,7 @@ impl Up {
     /// Takes a delivery. Returns the bytes it holds here; `None` when it is settled at once: the upstream has it, or will
     /// never take it.
     pub(super) fn take(&mut self, passage: &Passage, lane: usize, tag: u64, seq: u64, record: &[u8]) -> Option<u64> {
-        let l = &mut self.lanes[lane];
+        let l = &self.lanes[lane];
         let consumer = l.consumer;
         if let Some(position) = l.position.as_ref().filter(|p| seq <= p.last) {
             match position.refused.binary_search_by_key(&seq, |(seq, _)| *seq) {
@@ -286,20 +204,48 @@ impl Up {
             }
             return None;
         }
+        let written = self.append(lane, tag, seq, |arena| passage.pass(record, arena));
+        written
+            .map_err(|refused| {
+                let (code, detail) = match refused {
+                    Refused::TooLarge(len) => {
+                        let max = passage.record_bytes_max;
+                        (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
+                    }
+                    Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
+                };
+                self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
+            })
+            .ok()
+    }
+
+    /// Takes a record as it is to be sent, under a contract of the lane's. Returns the bytes it holds here.
+    pub(super) fn put(&mut self, lane: usize, contract: Contract, tag: u64, seq: u64, record: &[u8]) -> u64 {
+        self.lanes[lane].contract = contract;
+        let write = |arena: &mut Vec<u8>| {
+            arena.extend_from_slice(record);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        match self.append(lane, tag, seq, write) {
+            Ok(bytes) => bytes,
+        }
+    }
+
+    /// Puts what `write` writes at the end of a lane.
+    fn append<E>(
+        &mut self,
+        lane: usize,
+        tag: u64,
+        seq: u64,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let l = &mut self.lanes[lane];
         let start = l.arena.len();
         l.arena.extend_from_slice(&[0; PREFIX_BYTES_MAX]);
         let at = start + PREFIX_BYTES_MAX;
-        if let Err(refused) = passage.pass(record, &mut l.arena) {
+        if let Err(error) = write(&mut l.arena) {
             l.arena.truncate(start);
-            let (code, detail) = match refused {
-                Refused::TooLarge(len) => {
-                    let max = passage.record_bytes_max;
-                    (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
-                }
-                Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
-            };
-            self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
-            return None;
+            return Err(error);
         }
         let record_len = l.arena.len() - at;
         let mut prefix = [0; PREFIX_BYTES_MAX];
@@ -310,7 +256,7 @@ impl Up {
         let len = prefix_len + record_len;
         l.arena.truncate(start + len);
         l.entries.push_back(Entry { tag, seq, len: len as u32, prefix: prefix_len as u8, settled: false });
-        Some(len as u64)
+        Ok(len as u64)
     }
 
     /// The lane to be sent from next, if any may.
@@ -421,10 +367,11 @@ impl Up {
     }
 
     /// Writes the extension that says where the records come from into `self.head`.
+    /// Those of a lane without an epoch come from no queue, and go without.
     fn source(&mut self, at: usize, first: u64) {
         let l = &self.lanes[at];
         let runs = self.runs.take();
-        let floor = l.entries.front().map_or(first, |e| e.seq);
+        let floor = l.entries.front().map_or(first, |e| e.seq).saturating_sub(FLOOR_LAG);
         let source = Source { epoch: l.epoch, lane: l.priority, floor, first, runs: &runs };
         self.head.clear();
         let head = std::mem::take(&mut self.head);
@@ -452,9 +399,9 @@ impl Up {
         let len = postcard::to_slice(&expanded.unwrap_or_default(), &mut len).expect("five bytes hold any u32");
         let extensions =
             &[Extension { tag: EXTENSION_SOURCE, value: &self.head }, Extension { tag: EXTENSION_LZ4, value: len }];
-        let extensions = &extensions[..1 + usize::from(expanded.is_some())];
+        let extensions = &extensions[usize::from(l.epoch == 0)..1 + usize::from(expanded.is_some())];
         let start = out.len();
-        let contract = Contract::Queue;
+        let contract = l.contract;
         if expanded.is_some() {
             let head = Batch { contract, first, count };
             append(out, FrameType::Batch, 0, l.stream, Some(&Extended { head, extensions }), &[&self.packed]);
@@ -487,8 +434,8 @@ impl Up {
         let chunk = &record[l.chunked..record.len().min(l.chunked + allowed.chunk)];
         let last = l.chunked + chunk.len() == record.len();
         let flags = if last { 0 } else { FLAG_MORE } | if first { 0 } else { FLAG_CONT };
-        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }];
-        let head = Publish { contract: Contract::Queue, number, total: record.len() as u32 };
+        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }][..usize::from(l.epoch != 0)];
+        let head = Publish { contract: l.contract, number, total: record.len() as u32 };
         let head = Extended { head, extensions };
         let start = out.len();
         append(out, FrameType::Publish, flags, l.stream, first.then_some(&head), &[chunk]);
@@ -523,7 +470,10 @@ impl Up {
         let Some(at) = self.lane_of(stream) else { return false };
         self.lanes[at].refusals = 0;
         let settled = self.answer(now, at, (first, count), true, |up, consumer, tag, bytes| {
-            push_ack(&mut up.acks, consumer, tag, bytes);
+            match tag {
+                NOBODY => up.disowned.push((consumer, bytes)),
+                _ => push_ack(&mut up.acks, consumer, tag, bytes),
+            }
             true
         });
         if settled {
@@ -545,8 +495,10 @@ impl Up {
         }
         let (code, detail) = (nack.code, nack.detail);
         self.answer(now, at, (nack.first, nack.count), !retryable, |up, consumer, tag, bytes| {
-            if !retryable {
-                up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() });
+            match (retryable, tag) {
+                (true, _) => {}
+                (false, NOBODY) => up.disowned.push((consumer, bytes)),
+                (false, _) => up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() }),
             }
             !retryable
         });
@@ -637,7 +589,7 @@ impl Up {
 }
 
 /// Adds a delivery to the range before it, or begins another.
-fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
+pub(super) fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
     match acks.last_mut() {
         Some(last) if last.consumer == consumer && last.first + u64::from(last.count) == tag => {
             last.count += 1;

@@ -107,6 +107,11 @@ impl Upstream {
         append(&mut self.control, kind, 0, stream, Some(head), &[]);
     }
 
+    /// Unsealed frames that go ahead of data: others may be put behind them.
+    pub(super) fn control(&mut self) -> &mut Vec<u8> {
+        &mut self.control
+    }
+
     /// Appends what goes ahead of data, all of it: heartbeats first.
     pub(super) fn poll_control(&mut self, out: &mut Vec<u8>) {
         let mut control = [0; CONTROL_BYTES_MAX];

@@ -3,6 +3,7 @@
 mod attacks;
 mod bridged;
 mod bridges;
+mod brought;
 mod clocks;
 mod compressed;
 mod consuming;
@@ -22,4 +23,5 @@ mod signatures;
 mod simulated;
 mod storage;
 mod tenants;
+mod upstream;
 mod world;
