@@ -11,23 +11,22 @@
 //! 4. Sequences grow along a lane: the queue gives them in order, and what comes again comes on a new connection.
 
 use super::forward::{Passage, Refused};
+use super::lane::{Entry, Fence, Lane, Mark};
 use super::pace::{Pace, Turns};
-use super::window::{self, Window, WindowMax};
+use super::window::{Window, WindowMax};
 use crate::client::Link;
 use crate::model::Mono;
 use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
 use crate::schedule::backoff_ms;
+use crate::seal::BatchPacker;
 use crate::wire::{
-    Batch, Code, Contract, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType, Publish,
-    PublishNack, Source, SourcePosition, SourceRuns, append,
+    Batch, Code, Contract, EXTENSION_LZ4, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType,
+    Publish, PublishNack, Source, SourcePosition, SourceRuns, append,
 };
 use std::cmp::Reverse;
-use std::collections::VecDeque;
 
 /// Bytes a record's length takes at most.
 const PREFIX_BYTES_MAX: usize = 5;
-/// Settled bytes are cut off an arena when they are this many and half of it.
-const COMPACT_BYTES: usize = 64 * 1_024;
 /// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
 const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
@@ -36,55 +35,6 @@ const NOBODY: u64 = 0;
 /// Sequences by which the floor of a source stays behind what is settled: a refusal that was passed on can still be lost by a
 /// cut, and is then to be told again.
 const FLOOR_LAG: u64 = 4_096;
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    tag: u64,
-    seq: u64,
-    /// Bytes in the arena, the prefix included.
-    len: u32,
-    prefix: u8,
-    settled: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Fence {
-    number: u64,
-    retry_at: Mono,
-}
-
-/// A frame that was sent: the number behind its last record, when, and what the window knows of it.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    end: u64,
-    at: Mono,
-    window: window::Mark,
-}
-
-/// A lane of a queue.
-#[derive(Debug)]
-struct Lane {
-    consumer: usize,
-    epoch: u64,
-    priority: u8,
-    stream: u32,
-    /// What the upstream has of it since before this connection.
-    position: Option<SourcePosition>,
-    contract: Contract,
-    arena: Vec<u8>,
-    head: usize,
-    entries: VecDeque<Entry>,
-    base: u64,
-    cursor: usize,
-    cursor_at: usize,
-    /// Bytes of the cursor's record already sent as chunks.
-    chunked: usize,
-    unanswered: u32,
-    fence: Option<Fence>,
-    refusals: u32,
-    paused: bool,
-    marks: VecDeque<Mark>,
-}
 
 /// A range of deliveries of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +65,8 @@ pub(super) struct Up {
     chunking: Option<usize>,
     runs: SourceRuns,
     head: Vec<u8>,
+    packer: BatchPacker,
+    packed: Vec<u8>,
     rng: fastrand::Rng,
     pub(super) window: Window,
     /// Whether something waits for the pace alone, and when to look again.
@@ -134,6 +86,8 @@ pub(super) struct Up {
 pub(super) struct Bounds<'s> {
     /// Largest payload of a frame that the upstream takes, in bytes.
     pub(super) frame_bytes_max: usize,
+    /// Whether batches are compressed where that makes them smaller.
+    pub(super) compress: bool,
     /// Shares of the lanes.
     pub(super) weights: &'s [u32],
 }
@@ -155,71 +109,6 @@ struct Allowed {
     chunk: usize,
 }
 
-impl Lane {
-    fn new(consumer: usize, epoch: u64, priority: u8, stream: u32, position: Option<SourcePosition>) -> Self {
-        Self {
-            consumer,
-            epoch,
-            priority,
-            stream,
-            position,
-            contract: Contract::Queue,
-            arena: Vec::new(),
-            head: 0,
-            entries: VecDeque::new(),
-            base: 1,
-            cursor: 0,
-            cursor_at: 0,
-            chunked: 0,
-            unanswered: 0,
-            fence: None,
-            refusals: 0,
-            paused: false,
-            marks: VecDeque::new(),
-        }
-    }
-
-    fn can_resume(&self, now: Mono) -> bool {
-        self.unanswered == 0 && self.chunked == 0 && self.fence.is_some_and(|f| f.retry_at <= now)
-    }
-
-    /// After a fence: everything from the refused number on is sent again, from that number on.
-    fn resume(&mut self) {
-        let Some(fence) = self.fence.take() else { return };
-        let index = usize::try_from(fence.number.saturating_sub(self.base)).unwrap_or(usize::MAX);
-        self.cursor = index.min(self.entries.len());
-        self.cursor_at = self.head + self.entries.iter().take(self.cursor).map(|e| e.len as usize).sum::<usize>();
-        self.chunked = 0;
-        self.marks.clear();
-    }
-
-    /// Invariant 3.
-    fn pop(&mut self) {
-        while self.cursor > 0 && self.entries.front().is_some_and(|front| front.settled) {
-            let Some(front) = self.entries.pop_front() else { break };
-            self.head += front.len as usize;
-            self.base += 1;
-            self.cursor -= 1;
-        }
-        if self.entries.is_empty() {
-            self.arena.clear();
-            if self.arena.capacity() > 2 * COMPACT_BYTES {
-                self.arena = Vec::new();
-            }
-            self.head = 0;
-            self.cursor_at = 0;
-        } else if self.head >= COMPACT_BYTES && self.head >= self.arena.len() / 2 {
-            self.arena.drain(..self.head);
-            self.cursor_at -= self.head;
-            self.head = 0;
-        }
-    }
-
-    fn record_len(&self, index: usize) -> usize {
-        self.entries.get(index).map_or(0, |e| e.len as usize - usize::from(e.prefix))
-    }
-}
-
 impl Up {
     pub(super) fn new(seed: u64) -> Self {
         Self {
@@ -228,6 +117,8 @@ impl Up {
             chunking: None,
             runs: SourceRuns::default(),
             head: Vec::new(),
+            packer: BatchPacker::default(),
+            packed: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
             window: Window::new(WindowMax { messages: 1, bytes: 1 }),
             look_at: None,
@@ -444,7 +335,7 @@ impl Up {
             if chunked {
                 self.send_chunk(at, now, &allowed, link, out);
             } else {
-                self.send_run(at, now, count, bytes, link, out);
+                self.send_run(at, now, (count, bytes), bounds.compress, link, out);
             }
             let len = (out.len() - before) as u64;
             self.sent.2 += len;
@@ -488,17 +379,34 @@ impl Up {
     }
 
     /// One frame with the records of a run.
-    fn send_run(&mut self, at: usize, now: Mono, count: u32, bytes: usize, link: &mut Link, out: &mut Vec<u8>) {
+    fn send_run(
+        &mut self,
+        at: usize,
+        now: Mono,
+        (count, bytes): (u32, usize),
+        compress: bool,
+        link: &mut Link,
+        out: &mut Vec<u8>,
+    ) {
         let l = &self.lanes[at];
         let first_seq = l.entries[l.cursor].seq;
         self.source(at, first_seq);
         let l = &mut self.lanes[at];
         let first = l.base + l.cursor as u64;
         let payload = &l.arena[l.cursor_at..l.cursor_at + bytes];
-        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }][..usize::from(l.epoch != 0)];
+        let expanded = if compress { self.packer.pack(payload, &mut self.packed) } else { None };
+        let mut len = [0; PREFIX_BYTES_MAX];
+        let len = postcard::to_slice(&expanded.unwrap_or_default(), &mut len).expect("five bytes hold any u32");
+        let extensions =
+            &[Extension { tag: EXTENSION_SOURCE, value: &self.head }, Extension { tag: EXTENSION_LZ4, value: len }];
+        // What has no source (it was never in a queue there) has none to tell.
+        let extensions = &extensions[usize::from(l.epoch == 0)..1 + usize::from(expanded.is_some())];
         let start = out.len();
         let contract = l.contract;
-        if count == 1 {
+        if expanded.is_some() {
+            let head = Batch { contract, first, count };
+            append(out, FrameType::Batch, 0, l.stream, Some(&Extended { head, extensions }), &[&self.packed]);
+        } else if count == 1 {
             let record = &payload[usize::from(l.entries[l.cursor].prefix)..];
             let head = Publish { contract, number: first, total: record.len() as u32 };
             append(out, FrameType::Publish, 0, l.stream, Some(&Extended { head, extensions }), &[record]);
@@ -652,6 +560,21 @@ impl Up {
         if let Some(at) = self.lane_of(stream) {
             self.lanes[at].paused = pause;
         }
+    }
+
+    /// Messages and bytes that a consumer gave and that can go on, and the lanes that cannot for now, bit n for lane n. What
+    /// these hold counts for nothing, so that the others are not kept from theirs.
+    pub(super) fn held(&self, consumer: usize) -> ((u32, u64), u16) {
+        let (mut messages, mut bytes, mut lanes) = (0, 0, 0);
+        for l in self.lanes.iter().filter(|l| l.consumer == consumer) {
+            if l.fence.is_some() || l.paused {
+                lanes |= 1_u16.checked_shl(u32::from(l.priority)).unwrap_or(0);
+            } else {
+                messages += l.entries.len() as u32;
+                bytes += (l.arena.len() - l.head) as u64;
+            }
+        }
+        ((messages, bytes), lanes)
     }
 
     /// When the oldest frame without an answer was sent.
