@@ -5,7 +5,6 @@ use super::{Broker, Effect};
 use crate::config::{BridgeSettings, Settings};
 use crate::model::Mono;
 use crate::model::admin::{self, BridgeQuery, BridgeState, BridgeStatus};
-use crate::queue::Losses;
 use crate::store::{Op, Reader, StoreError, Table, schema};
 use crate::wire::Code;
 use bytes::Bytes;
@@ -47,8 +46,6 @@ struct Waits {
     oldest_ms: u64,
     /// Messages that their queue let go before they were forwarded.
     lost: u64,
-    /// And those that were not worth it any more.
-    losses: Losses,
 }
 
 /// A bridge that has told nothing yet.
@@ -169,11 +166,8 @@ impl Broker {
             told.map_or_else(|| untold(settings), |(at, told)| grown_older(told, self.now.mono.ms_since(*at)));
         let waits = self.waits_for(settings);
         (status.queued, status.oldest_ms) = (waits.messages, waits.oldest_ms);
-        let Losses { expired, superseded, thinned } = waits.losses;
-        let dropped =
-            [(admin::NOT_KEPT, waits.lost), ("expired", expired), ("superseded", superseded), ("thinned", thinned)];
-        for (reason, count) in dropped.into_iter().filter(|(_, count)| *count > 0) {
-            *status.dropped.entry(reason.into()).or_default() += count;
+        if waits.lost > 0 {
+            *status.dropped.entry(admin::NOT_KEPT.into()).or_default() += waits.lost;
         }
         status.day_bytes_max = settings.bytes_per_day;
         // What its machine never sees, since its consumers pass it over.
@@ -215,12 +209,7 @@ impl Broker {
                 }
             }
             waits.messages += consumer.map_or(0, |c| u64::from(c.outstanding));
-            if let Some(c) = consumer {
-                waits.lost += c.lost;
-                waits.losses.expired += c.losses.expired;
-                waits.losses.superseded += c.losses.superseded;
-                waits.losses.thinned += c.losses.thinned;
-            }
+            waits.lost += consumer.map_or(0, |c| c.lost);
         }
         waits
     }
