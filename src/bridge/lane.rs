@@ -73,7 +73,8 @@ impl Lane {
             priority,
             stream,
             position,
-            contract: Contract::Queue,
+            // What is let go here must be on a disk there.
+            contract: Contract::Disk,
             arena: Vec::new(),
             head: 0,
             entries: VecDeque::new(),

@@ -399,6 +399,7 @@ impl Up {
         let len = postcard::to_slice(&expanded.unwrap_or_default(), &mut len).expect("five bytes hold any u32");
         let extensions =
             &[Extension { tag: EXTENSION_SOURCE, value: &self.head }, Extension { tag: EXTENSION_LZ4, value: len }];
+        // What has no source (it was never in a queue there) has none to tell.
         let extensions = &extensions[usize::from(l.epoch == 0)..1 + usize::from(expanded.is_some())];
         let start = out.len();
         let contract = l.contract;
