@@ -3,7 +3,7 @@
 use super::local::LocalState;
 use super::machine::{Bridge, window};
 use super::side::Stop;
-use super::upstream::refused;
+use super::upstream::{self, refused};
 use super::{Action, Failure, Reason};
 use crate::client::Event;
 use crate::model::Now;
@@ -88,7 +88,8 @@ impl Bridge {
                 return Err(Stop::Over);
             }
         } else if let Some(upstream) = self.upstream.as_mut() {
-            upstream.going = true;
+            let deadline_ms = u64::from(goaway.deadline_ms) + upstream::GOING_MS;
+            upstream.going = Some((now.mono.plus_ms(deadline_ms), goaway.detail.into()));
         }
         Ok(())
     }

@@ -252,10 +252,9 @@ impl Local {
         Some(&c.queue)
     }
 
-    /// Gives a consumer credit up to its share of a window, of which it holds so much; and nothing of these lanes from now on.
-    pub(super) fn grant(&mut self, at: usize, window: (u32, u32), held: (u32, u64), held_lanes: u16) {
-        let parts = self.consumers.len().max(1) as u32;
-        let (messages, bytes) = ((window.0 / parts).max(1), i64::from((window.1 / parts).max(1)));
+    /// Gives a consumer credit up to its share, of which it holds so much; and nothing of these lanes from now on.
+    pub(super) fn grant(&mut self, at: usize, share: (u32, u32), held: (u32, u64), held_lanes: u16) {
+        let (messages, bytes) = (share.0.max(1), i64::from(share.1.max(1)));
         let c = &mut self.consumers[at];
         if !c.open {
             return;

@@ -180,7 +180,7 @@ impl Bridge {
             self.down.poll_upstream(upstream.control());
         }
         upstream.poll_control(out);
-        if self.life.is_open() && !upstream.going {
+        if self.life.is_open() && upstream.going.is_none() {
             let frame_bytes_max = upstream.terms().map_or(0, |terms| terms.frame_bytes_max as usize);
             let compress = self.settings.compress && upstream.lz4_batch;
             let bounds = Bounds { frame_bytes_max, compress, weights: &self.settings.weights };
@@ -517,15 +517,11 @@ impl Bridge {
         }
         self.settle();
         self.look_at_budget(now);
-        if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| !u.going) {
+        if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| u.going.is_none()) {
             // Twice what may be under way: enough to go on with, and little enough that what is urgent is soon given.
             let (max, (messages, bytes)) = (self.window_max(), self.up.window.limits());
             let bytes = u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX);
-            let window = (messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
-            for at in 0..self.local.consumers.len() {
-                let (held, held_lanes) = self.up.held(at);
-                self.local.grant(at, window, held, held_lanes);
-            }
+            self.grant((messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes)));
         }
         self.down.advance(now.mono, &self.settings);
         if let Some(problem) = self.down.problem.take() {
@@ -537,6 +533,28 @@ impl Bridge {
             self.told_at = Some(now.mono);
             let keep = std::mem::take(&mut self.keep_changed).then(|| self.kept.write());
             self.actions.push_back(Action::Tell { keep });
+        }
+    }
+
+    /// Gives the queues credit for so many messages and bytes: each its part, and those that have something what is left.
+    fn grant(&mut self, (messages, bytes): (u32, u32)) {
+        let count = self.local.consumers.len();
+        let (mut all, mut all_bytes) = (0, 0);
+        for at in 0..count {
+            let ((held, held_bytes), _) = self.up.held(at);
+            all += held;
+            all_bytes += held_bytes;
+        }
+        let parts = count.max(1) as u32;
+        for at in 0..count {
+            let (held, lanes) = self.up.held(at);
+            let mut share = (messages / parts, bytes / parts);
+            if held.0 > 0 {
+                let others = u32::try_from(all_bytes - held.1).unwrap_or(u32::MAX);
+                share.0 = share.0.max(messages.saturating_sub(all - held.0));
+                share.1 = share.1.max(bytes.saturating_sub(others));
+            }
+            self.local.grant(at, share, held, lanes);
         }
     }
 

@@ -489,3 +489,43 @@ fn credentials_are_asked_for_and_what_is_refused_says_auth() {
     pair.pass(3_000);
     assert_eq!(pair.status().last_error_detail, "the file is not there");
 }
+
+#[test]
+fn a_hub_that_stops_is_sent_nothing_more_and_come_back_to() {
+    let mut pair = pair();
+    let deadline = pair.hub.now.mono.plus_ms(2_000);
+    pair.hub.hold_commits = true;
+    let conn = pair.edge.connect();
+    publish(&mut pair.edge, conn, 1, 1);
+    pair.run();
+    pair.hub.event(Event::Stop { deadline });
+    pair.run();
+    let up = pair.status().bytes["up"];
+    publish(&mut pair.edge, conn, 2, 10);
+    pair.run();
+    assert_eq!(pair.status().bytes["up"], up);
+    pair.crash_hub();
+    pair.until_open();
+    pair.pass(3_000);
+    assert_eq!(arrived(&mut pair.hub), numbers(1..=11));
+}
+
+#[test]
+fn one_busy_queue_among_idle_ones_has_the_whole_window() {
+    let names = ["main", "q1", "q2", "q3", "q4", "q5", "q6", "q7"];
+    let queues = names.iter().map(|name| queue(name, &format!("{name}/#"))).collect();
+    let with = BridgeSettings { ramp_ms: 0, ..settings(&names) };
+    let mut pair = Pair::new(queues, vec![queue("main", "#")], with);
+    let start = pair.status().window;
+    let conn = pair.edge.connect();
+    for n in 1..=2_000 {
+        pair.edge.publish(conn, n, "main/x", &n.to_string());
+        if n % 400 == 0 {
+            pair.pass(100);
+        }
+    }
+    pair.pass(1_000);
+    assert_eq!(queued(&pair.edge), 0);
+    let grown = pair.status().window;
+    assert!(grown.0 >= 4 * start.0 && grown.1 >= 2 * start.1, "{start:?} became {grown:?}");
+}
