@@ -14,6 +14,7 @@ use crate::wire::{
     self, Close, Code, Decoded, Deliver, DeliverItem, Done, EXTENSION_AUTH_METHODS, ErrorHead, FrameType, Goaway, Ping,
     Pong,
 };
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// A connection: the session and the dialect it speaks.
@@ -47,6 +48,10 @@ pub(super) struct Conn {
     pub(super) primes: u32,
     /// Live messages that wait behind retained values and histories, over all its subscriptions, in bytes.
     pub(super) held_bytes: usize,
+    /// Publishes told that they are kept here and not yet whether the upstream has them.
+    pub(super) finals: u32,
+    /// What is decided of publishes that were told nothing yet, by stream and number.
+    pub(super) early: BTreeMap<(u32, u64), super::upstream::Verdict>,
     /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
     unread_pings: u8,
     /// It was told why it ends: nothing more follows.
@@ -190,6 +195,8 @@ impl Broker {
             waits_for_store: false,
             primes: 0,
             held_bytes: 0,
+            finals: 0,
+            early: BTreeMap::new(),
             unread_pings: 0,
             told_end: false,
             over: false,
@@ -459,9 +466,7 @@ impl Broker {
         }
         let streams_max = self.settings.limits.streams_max as usize;
         // Requests to answer come on streams of the broker's: others open them, and they take none of the client's own.
-        let own = |streams: &std::collections::BTreeMap<u32, Stream>| {
-            streams.keys().filter(|id| *id & BROKER_STREAM == 0).count()
-        };
+        let own = |streams: &BTreeMap<u32, Stream>| streams.keys().filter(|id| *id & BROKER_STREAM == 0).count();
         if c.session.streams.len() >= streams_max && own(&c.session.streams) >= streams_max {
             return Err(Fault::new(Code::TooManyStreams, "this session has as many streams as it may"));
         }

@@ -1,6 +1,7 @@
 //! Durable consumers: who consumes, acknowledgements, failures, credit.
 
 use super::conn::{Stream, clip};
+use super::tracks::Fate;
 use super::{Broker, Timer};
 use crate::config::Keep;
 use crate::model::limits::{CONSUMER_FILTERS_MAX, NAME_BYTES_MAX};
@@ -183,15 +184,24 @@ impl Broker {
         let id = attachment.id;
         let Some(taken) = attachment.take_tags(head.first, head.count) else { return Err(NEVER_DELIVERED) };
         let Some(consumer) = self.queues[q].consumers[c].as_mut() else { return Ok(()) };
-        let mut acked = 0;
+        let (mut acked, mut stored) = (0, Vec::new());
+        let forwards = consumer.forward.is_some();
         for (lane, seq) in taken {
             // A delivery that was overdue went to somebody else: this answer is void.
             let mine = consumer
                 .pending(lane, seq)
                 .is_some_and(|p| matches!(p.state, PendingState::InFlight(owner, _) if owner == id));
-            acked += u64::from(mine && consumer.settle(lane, seq));
+            let done = mine && consumer.settle(lane, seq);
+            acked += u64::from(done);
+            if done && forwards {
+                stored.push((lane, seq));
+            }
         }
         consumer.acked += acked;
+        if forwards && !self.mounts[self.mount_of_queue(q)].tracks.is_idle() {
+            let name = self.queues[q].consumers[c].as_ref().map(|c| c.name.clone()).unwrap_or_default();
+            stored.into_iter().for_each(|(lane, seq)| self.decide(q, &name, lane, seq, Fate::Stored));
+        }
         self.counters.acked += acked;
         self.progressed(q, c);
         Ok(())

@@ -3,10 +3,13 @@
 use super::Broker;
 use super::entries::entry_at;
 use super::mount::{DEAD, dead_settings};
+use super::tracks::Fate;
+use super::upstream::DROPPED;
 use crate::model::limits::{PROPERTIES_BYTES_MAX, PROPERTIES_MAX};
 use crate::model::{Priority, Properties, Property, Record, tag};
 use crate::queue::{Consumer, Pending};
 use crate::store::Block;
+use crate::wire::Code;
 
 impl Broker {
     /// A message that cannot be read is done with, loudly.
@@ -15,6 +18,7 @@ impl Broker {
         consumer.settle(lane, seq);
         consumer.lost += 1;
         self.counters.lost += 1;
+        self.decide_lost(q, consumer, lane, seq, DROPPED);
     }
 
     /// Moves a message to the dead letters and is done with it, in one commit.
@@ -62,6 +66,9 @@ impl Broker {
         letter.encode_to(&mut bytes);
         self.append_bounded(dead, &letter, &bytes);
         consumer.settle(lane, seq);
+        if consumer.forward.is_some() {
+            self.decide(q, &consumer.name, lane, seq, Fate::Refused(Code::UpstreamRefused, reason.into()));
+        }
         self.counters.dead += 1;
         log::warn!("queue {name:?}: message {} became a dead letter: {reason:?}", record.id);
     }

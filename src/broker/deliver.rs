@@ -3,7 +3,7 @@
 use super::conn::Stream;
 use super::edges::began_at;
 use super::entries::{delivery, entry_at, holds, stand, wanted};
-use super::{Broker, Timer, Waiting};
+use super::{Broker, Timer, Waiting, upstream};
 use crate::model::{ConnId, Priority, Record, Volume, Wall};
 use crate::queue::{Consumer, Loss, PendingState};
 use crate::store::block::{BlockReader, Entry};
@@ -155,6 +155,7 @@ impl Broker {
             (Some(None), _) => {
                 consumer.settle(lane, seq);
                 consumer.lost += 1;
+                self.decide_lost(q, &consumer, lane, seq, upstream::DROPPED);
             }
             (Some(Some(block)), PendingState::Dying) => self.bury(q, &mut consumer, lane, seq, pending, why, &block),
             (Some(Some(block)), PendingState::Fetching) => match self.pick(&mut consumer) {
@@ -192,7 +193,7 @@ impl Broker {
         let bridge = self.is_bridge(consumer.attachments[at].conn);
         if let Some(loss) = self.given_up(q, consumer, bridge, lane, seq, stored, &entry, false) {
             consumer.settle(lane, seq);
-            self.count_loss(consumer, loss);
+            self.count_loss(q, consumer, lane, seq, loss);
             return;
         }
         if self.conns.get(&consumer.attachments[at].conn).is_some_and(|c| c.is_echo(entry.data)) {
@@ -318,6 +319,8 @@ impl Broker {
             }
             consumer.lost += lost;
             consumer.dirty = true;
+            let cursor = consumer.lane_mut(lane).cursor;
+            self.decide_range(q, &consumer, lane, cursor - lost, cursor, upstream::DROPPED);
         }
         self.queues[q].consumers[c] = Some(consumer);
         self.pumps.push((q, c));
@@ -356,6 +359,7 @@ impl Broker {
                 consumer.lost += u64::from(place.left);
                 let end = place.seq + u64::from(place.left);
                 consumer.lane_mut(lane).skip_to(end);
+                self.decide_range(q, consumer, lane, place.seq, end, upstream::DROPPED);
                 return;
             };
             let seq = place.seq;
@@ -369,7 +373,10 @@ impl Broker {
             let wanted = wanted && !echo;
             let loss = if wanted { self.given_up(q, consumer, bridge, lane, seq, stored, &entry, true) } else { None };
             if let Some(loss) = loss {
-                self.count_loss(consumer, loss);
+                self.count_loss(q, consumer, lane, seq, loss);
+            }
+            if !wanted {
+                self.decide_lost(q, consumer, lane, seq, "no route of the bridge takes its channel");
             }
             if !wanted || loss.is_some() {
                 consumer.lane_mut(lane).cursor = seq + 1;

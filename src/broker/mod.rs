@@ -33,6 +33,8 @@ mod sources;
 mod storage;
 mod subscribe;
 mod tenants;
+mod tracks;
+mod upstream;
 mod usage;
 mod welcome;
 
@@ -88,6 +90,8 @@ pub struct Broker {
     /// What a principal may publish, and what is left of it.
     rates: Limit,
     budgets: Budgets,
+    /// Final answers to publishes of contract `upstream` that are to be told.
+    finals: Vec<upstream::Final>,
     /// Consumers to look at before the broker rests: queue and consumer index.
     pumps: Vec<(usize, usize)>,
     timers: Due<Timer>,
@@ -179,6 +183,7 @@ impl Broker {
             permissions: Arc::new(Permissions::new(&settings.roles)),
             rates: Limit::default(),
             budgets: Budgets::default(),
+            finals: Vec::new(),
             pumps: Vec::new(),
             timers: Due::default(),
             effects: VecDeque::new(),
@@ -228,6 +233,7 @@ impl Broker {
     pub fn poll_effect(&mut self) -> Option<Effect> {
         if self.effects.is_empty() {
             self.run_pumps();
+            self.tell_finals();
             self.flush_if_due();
             self.check_stopped();
         }

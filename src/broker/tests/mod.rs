@@ -23,4 +23,5 @@ mod signatures;
 mod simulated;
 mod storage;
 mod tenants;
+mod upstream;
 mod world;
