@@ -11,6 +11,7 @@
 //! 4. Sequences grow along a lane: the queue gives them in order, and what comes again comes on a new connection.
 
 use super::forward::{Passage, Refused};
+use super::loops::Refusal;
 use super::pace::{Pace, Turns};
 use super::window::{self, Window, WindowMax};
 use crate::client::Link;
@@ -22,7 +23,7 @@ use crate::wire::{
     PublishNack, Source, SourcePosition, SourceRuns, append,
 };
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes a record's length takes at most.
 const PREFIX_BYTES_MAX: usize = 5;
@@ -121,6 +122,8 @@ pub(super) struct Up {
     pub(super) look_at: Option<Mono>,
     pub(super) acks: Vec<Settled>,
     pub(super) given_up: Vec<GivenUp>,
+    /// Messages that did not go on, by reason, though nothing is wrong with them.
+    pub(super) passed: BTreeMap<&'static str, u64>,
     /// Consumers and bytes of records that were settled after [`Up::disown`].
     pub(super) disowned: Vec<(usize, u64)>,
     /// Messages forwarded, bytes of their records, and bytes of the frames they went in.
@@ -233,6 +236,7 @@ impl Up {
             look_at: None,
             acks: Vec::new(),
             given_up: Vec::new(),
+            passed: BTreeMap::new(),
             disowned: Vec::new(),
             sent: (0, 0, 0),
             acked_at: None,
@@ -300,7 +304,14 @@ impl Up {
 
     /// Takes a delivery. Returns the bytes it holds here; `None` when it is settled at once: the upstream has it, or will
     /// never take it.
-    pub(super) fn take(&mut self, passage: &Passage, lane: usize, tag: u64, seq: u64, record: &[u8]) -> Option<u64> {
+    pub(super) fn take(
+        &mut self,
+        passage: &mut Passage,
+        lane: usize,
+        tag: u64,
+        seq: u64,
+        record: &[u8],
+    ) -> Option<u64> {
         let l = &self.lanes[lane];
         let consumer = l.consumer;
         if let Some(position) = l.position.as_ref().filter(|p| seq <= p.last) {
@@ -313,7 +324,7 @@ impl Up {
             }
             return None;
         }
-        let written = self.append(lane, tag, seq, |arena| passage.pass(record, arena));
+        let written = self.append(lane, tag, seq, |arena| passage.pass(consumer, record, arena));
         written
             .map_err(|refused| {
                 let (code, detail) = match refused {
@@ -322,6 +333,13 @@ impl Up {
                         (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
                     }
                     Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
+                    Refused::Channel(error) => (Code::BadChannel, error.to_string()),
+                    Refused::Marks(refusal @ (Refusal::Loop | Refusal::Hops)) => {
+                        // It is done with: it was where it would go, or far enough.
+                        *self.passed.entry(refusal.name()).or_default() += 1;
+                        return push_ack(&mut self.acks, consumer, tag, 0);
+                    }
+                    Refused::Marks(refusal) => (Code::BadRecord, refusal.to_string()),
                 };
                 self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
             })
