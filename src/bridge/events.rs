@@ -151,10 +151,7 @@ impl Bridge {
                 }),
             };
             lane = Some((item.lane, at));
-            if let Some(bytes) = self.up.take(&mut self.passage, at, tag, item.seq, item.record) {
-                c.held_messages += 1;
-                c.held_bytes += bytes;
-            }
+            self.up.take(&mut self.passage, at, tag, item.seq, item.record);
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::upstream::{self, Upstream, handle_link_timeout, link_timeout};
 use super::window::WindowMax;
 use super::{Action, Failure, Reason};
 use crate::config::BridgeSettings;
-use crate::model::limits::DETAIL_BYTES_MAX;
+use crate::model::limits::{DETAIL_BYTES_MAX, PRIORITIES};
 use crate::model::{Mono, Now};
 use crate::wire::{Auth, BridgeHello, Close, Code, FrameType};
 use std::collections::{BTreeMap, VecDeque};
@@ -195,7 +195,8 @@ impl Bridge {
         upstream.poll_control(out);
         if self.life.is_open() && !upstream.going {
             let frame_bytes_max = upstream.terms().map_or(0, |terms| terms.frame_bytes_max as usize);
-            let bounds = Bounds { frame_bytes_max, weights: &self.settings.weights };
+            let compress = self.settings.compress && upstream.lz4_batch;
+            let bounds = Bounds { frame_bytes_max, compress, weights: &self.settings.weights };
             let room = bytes_max.saturating_sub(out.len() - start);
             self.up.fill(now.mono, &bounds, &mut self.pace, &mut upstream.link, out, room);
         }
@@ -346,9 +347,9 @@ impl Bridge {
             _ => {}
         }
         if let Some(upstream) = self.upstream.as_mut()
-            && let Err(error) = handle_link_timeout(&mut upstream.link, now.mono)
+            && let Err(stop) = upstream.handle_timeout(now.mono)
         {
-            self.stop(now, error.into());
+            self.stop(now, stop);
         }
         if self.life.is_open() && self.stalled_at().is_some_and(|at| at <= now.mono) {
             let detail = "what was sent is not acknowledged".into();
@@ -375,7 +376,7 @@ impl Bridge {
             LocalState::Greeting | LocalState::Open => link_timeout(&self.local.link),
         };
         let tell = self.changed.then(|| self.told_at.map_or(Mono(0), |at| at.plus_ms(TELL_MS)));
-        let upstream = self.upstream.as_ref().map(|u| link_timeout(&u.link));
+        let upstream = self.upstream.as_ref().map(Upstream::poll_timeout);
         let times = [
             Some(local),
             self.local.retry_at,
@@ -473,11 +474,6 @@ impl Bridge {
     fn settle(&mut self) {
         for settled in self.up.acks.drain(..) {
             self.local.ack(settled.consumer, settled.first, settled.count);
-            let c = &mut self.local.consumers[settled.consumer];
-            if settled.bytes > 0 {
-                c.held_messages = c.held_messages.saturating_sub(settled.count);
-                c.held_bytes = c.held_bytes.saturating_sub(settled.bytes);
-            }
             self.counters.acked += u64::from(settled.count);
             self.changed = true;
         }
@@ -492,11 +488,6 @@ impl Bridge {
                 end -= 1;
             }
             self.local.give_up(given_up.consumer, given_up.tag, &reason[..end]);
-            let c = &mut self.local.consumers[given_up.consumer];
-            if given_up.bytes > 0 {
-                c.held_messages = c.held_messages.saturating_sub(1);
-                c.held_bytes = c.held_bytes.saturating_sub(given_up.bytes);
-            }
             *self.counters.dropped.entry(code).or_default() += 1;
             self.changed = true;
         }
@@ -544,7 +535,11 @@ impl Bridge {
             // Twice what may be under way: enough to go on with, and little enough that what is urgent is soon given.
             let (max, (messages, bytes)) = (self.window_max(), self.up.window.limits());
             let bytes = u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX);
-            self.local.grant(messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
+            let window = (messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
+            for at in 0..self.local.consumers.len() {
+                let (held, held_lanes) = self.up.held(at);
+                self.local.grant(at, window, held, held_lanes);
+            }
         }
         self.down.advance(now.mono, &self.settings);
         if let Some(problem) = self.down.problem.take() {
@@ -565,6 +560,8 @@ impl Bridge {
             self.hang_up();
             self.drop_upstream(now);
             self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now)));
+            self.kept.budget = Some(self.budget.to_keep());
+            (self.changed, self.keep_changed) = (true, true);
         }
         if let State::Spent(until) = self.life.state
             && until <= now.mono
@@ -601,9 +598,9 @@ impl Bridge {
 /// Bytes that may wait for the local broker before the upstream is not read from.
 const LOCAL_BYTES_MAX: usize = 1_024 * 1_024;
 
-/// Deliveries that may be outstanding at a time, of one queue.
+/// Deliveries that may be outstanding at a time, of one queue: a window for each lane that cannot go on, and one for the rest.
 pub(super) fn window(settings: &BridgeSettings) -> u32 {
-    settings.window_messages
+    settings.window_messages.saturating_mul(PRIORITIES as u32 + 1)
 }
 
 /// Most that may go a second.

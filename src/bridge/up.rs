@@ -10,6 +10,9 @@
 //! 3. An entry leaves at the front, settled and sent; so the front's sequence is the floor of the source.
 //! 4. Sequences grow along a lane: the queue gives them in order, and what comes again comes on a new connection.
 
+mod answers;
+
+pub(super) use self::answers::push_ack;
 use super::forward::{Passage, Refused};
 use super::loops::Refusal;
 use super::pace::{Pace, Turns};
@@ -17,10 +20,10 @@ use super::window::{self, Window, WindowMax};
 use crate::client::Link;
 use crate::model::Mono;
 use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
-use crate::schedule::backoff_ms;
+use crate::seal::BatchPacker;
 use crate::wire::{
-    Batch, Code, Contract, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType, Publish,
-    PublishNack, Source, SourcePosition, SourceRuns, append,
+    Batch, Code, Contract, EXTENSION_LZ4, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType,
+    Publish, Source, SourcePosition, SourceRuns, append,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -116,6 +119,8 @@ pub(super) struct Up {
     chunking: Option<usize>,
     runs: SourceRuns,
     head: Vec<u8>,
+    packer: BatchPacker,
+    packed: Vec<u8>,
     rng: fastrand::Rng,
     pub(super) window: Window,
     /// Whether something waits for the pace alone, and when to look again.
@@ -137,6 +142,8 @@ pub(super) struct Up {
 pub(super) struct Bounds<'s> {
     /// Largest payload of a frame that the upstream takes, in bytes.
     pub(super) frame_bytes_max: usize,
+    /// Whether batches are compressed where that makes them smaller.
+    pub(super) compress: bool,
     /// Shares of the lanes.
     pub(super) weights: &'s [u32],
 }
@@ -231,6 +238,8 @@ impl Up {
             chunking: None,
             runs: SourceRuns::default(),
             head: Vec::new(),
+            packer: BatchPacker::default(),
+            packed: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
             window: Window::new(WindowMax { messages: 1, bytes: 1 }),
             look_at: None,
@@ -462,7 +471,7 @@ impl Up {
             if chunked {
                 self.send_chunk(at, now, &allowed, link, out);
             } else {
-                self.send_run(at, now, count, bytes, link, out);
+                self.send_run(at, now, (count, bytes), bounds.compress, link, out);
             }
             let len = (out.len() - before) as u64;
             self.sent.2 += len;
@@ -506,17 +515,34 @@ impl Up {
     }
 
     /// One frame with the records of a run.
-    fn send_run(&mut self, at: usize, now: Mono, count: u32, bytes: usize, link: &mut Link, out: &mut Vec<u8>) {
+    fn send_run(
+        &mut self,
+        at: usize,
+        now: Mono,
+        (count, bytes): (u32, usize),
+        compress: bool,
+        link: &mut Link,
+        out: &mut Vec<u8>,
+    ) {
         let l = &self.lanes[at];
         let first_seq = l.entries[l.cursor].seq;
         self.source(at, first_seq);
         let l = &mut self.lanes[at];
         let first = l.base + l.cursor as u64;
         let payload = &l.arena[l.cursor_at..l.cursor_at + bytes];
-        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }][..usize::from(l.epoch != 0)];
+        let expanded = if compress { self.packer.pack(payload, &mut self.packed) } else { None };
+        let mut len = [0; PREFIX_BYTES_MAX];
+        let len = postcard::to_slice(&expanded.unwrap_or_default(), &mut len).expect("five bytes hold any u32");
+        let extensions =
+            &[Extension { tag: EXTENSION_SOURCE, value: &self.head }, Extension { tag: EXTENSION_LZ4, value: len }];
+        // What has no source (it was never in a queue there) has none to tell.
+        let extensions = &extensions[usize::from(l.epoch == 0)..1 + usize::from(expanded.is_some())];
         let start = out.len();
         let contract = l.contract;
-        if count == 1 {
+        if expanded.is_some() {
+            let head = Batch { contract, first, count };
+            append(out, FrameType::Batch, 0, l.stream, Some(&Extended { head, extensions }), &[&self.packed]);
+        } else if count == 1 {
             let record = &payload[usize::from(l.entries[l.cursor].prefix)..];
             let head = Publish { contract, number: first, total: record.len() as u32 };
             append(out, FrameType::Publish, 0, l.stream, Some(&Extended { head, extensions }), &[record]);
@@ -576,100 +602,26 @@ impl Up {
         self.lanes.iter().position(|l| l.stream == stream)
     }
 
-    /// The upstream took these. Whether something was settled by it.
-    pub(super) fn handle_ack(&mut self, now: Mono, stream: u32, first: u64, count: u32) -> bool {
-        let Some(at) = self.lane_of(stream) else { return false };
-        self.lanes[at].refusals = 0;
-        let settled = self.answer(now, at, (first, count), true, |up, consumer, tag, bytes| {
-            match tag {
-                NOBODY => up.disowned.push((consumer, bytes)),
-                _ => push_ack(&mut up.acks, consumer, tag, bytes),
-            }
-            true
-        });
-        if settled {
-            self.acked_at = Some(now);
-        }
-        settled
-    }
-
-    /// The upstream refused these: for good, or for now, which fences this lane's stream alone.
-    pub(super) fn handle_nack(&mut self, now: Mono, stream: u32, nack: &PublishNack<'_>) {
-        let Some(at) = self.lane_of(stream) else { return };
-        let retryable = Code::from_u16(nack.code).is_none_or(Code::is_retryable);
-        let l = &mut self.lanes[at];
-        if retryable && nack.first >= l.base && l.fence.is_none_or(|f| nack.first < f.number) {
-            l.refusals = l.refusals.saturating_add(1);
-            let own = backoff_ms(RETRY_MS, RETRY_MS_MAX, l.refusals - 1, self.rng.f64());
-            let wait = own.max(u64::from(nack.retry_after_ms.min(RETRY_MS_MAX)));
-            l.fence = Some(Fence { number: nack.first, retry_at: now.plus_ms(wait) });
-        }
-        let (code, detail) = (nack.code, nack.detail);
-        self.answer(now, at, (nack.first, nack.count), !retryable, |up, consumer, tag, bytes| {
-            match (retryable, tag) {
-                (true, _) => {}
-                (false, NOBODY) => up.disowned.push((consumer, bytes)),
-                (false, _) => up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() }),
-            }
-            !retryable
-        });
-    }
-
-    /// Takes a range of records off the flight and lets `each` say whether they are settled; whether one was. `moved` says that
-    /// the link did its work with them.
-    fn answer(
-        &mut self,
-        now: Mono,
-        at: usize,
-        (first, count): (u64, u32),
-        moved: bool,
-        mut each: impl FnMut(&mut Self, usize, u64, u64) -> bool,
-    ) -> bool {
-        let l = &self.lanes[at];
-        let (base, consumer) = (l.base, l.consumer);
-        let from = first.max(base) - base;
-        let end = first.saturating_add(u64::from(count)).saturating_sub(base).min(l.cursor as u64);
-        let (mut any, mut index) = (false, from);
-        // A peer that answers twice takes nothing off that is not under way.
-        let mut left = l.unanswered;
-        while index < end {
-            // Frame by frame, as the window knows them.
-            let marks = &self.lanes[at].marks;
-            let mark = marks.get(marks.partition_point(|m| m.end <= base + index)).copied();
-            let until = mark.map_or(end, |m| end.min(m.end - base));
-            let (mut messages, mut bytes) = (0, 0);
-            for index in index..until {
-                let entry = self.lanes[at].entries[index as usize];
-                messages += 1;
-                bytes += u64::from(entry.len);
-                if !entry.settled && each(self, consumer, entry.tag, u64::from(entry.len)) {
-                    self.lanes[at].entries[index as usize].settled = true;
-                    any = true;
-                }
-            }
-            index = until;
-            let messages = left.min(messages);
-            left -= messages;
-            match mark {
-                Some(mark) if moved && messages > 0 => self.window.acked(now, &mark.window, messages, bytes),
-                _ if messages > 0 => self.window.gone(messages, bytes),
-                _ => {}
-            }
-        }
-        let l = &mut self.lanes[at];
-        l.unanswered = left;
-        while l.marks.front().is_some_and(|m| m.end <= base + end) {
-            l.marks.pop_front();
-        }
-        l.pop();
-        any
-    }
-
     /// The upstream holds a stream, or lets it go on.
     pub(super) fn handle_pause(&mut self, stream: u32, pause: bool) {
         if let Some(at) = self.lane_of(stream) {
             self.lanes[at].paused = pause;
         }
+    }
+
+    /// Messages and bytes that a consumer gave and that can go on, and the lanes that cannot for now, bit n for lane n. What
+    /// these hold counts for nothing, so that the others are not kept from theirs.
+    pub(super) fn held(&self, consumer: usize) -> ((u32, u64), u16) {
+        let (mut messages, mut bytes, mut lanes) = (0, 0, 0);
+        for l in self.lanes.iter().filter(|l| l.consumer == consumer) {
+            if l.fence.is_some() || l.paused {
+                lanes |= 1_u16.checked_shl(u32::from(l.priority)).unwrap_or(0);
+            } else {
+                messages += l.entries.len() as u32;
+                bytes += (l.arena.len() - l.head) as u64;
+            }
+        }
+        ((messages, bytes), lanes)
     }
 
     /// When the oldest frame without an answer was sent.
@@ -681,16 +633,5 @@ impl Up {
     pub(super) fn poll_timeout(&self) -> Option<Mono> {
         let fences = self.lanes.iter().filter(|l| l.unanswered == 0 && l.chunked == 0).filter_map(|l| l.fence);
         fences.map(|f| f.retry_at).min()
-    }
-}
-
-/// Adds a delivery to the range before it, or begins another.
-pub(super) fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
-    match acks.last_mut() {
-        Some(last) if last.consumer == consumer && last.first + u64::from(last.count) == tag => {
-            last.count += 1;
-            last.bytes += bytes;
-        }
-        _ => acks.push(Settled { consumer, first: tag, count: 1, bytes }),
     }
 }

@@ -58,6 +58,7 @@ impl Broker {
             credit_messages: 0,
             credit_bytes: 0,
             paused: false,
+            held_lanes: 0,
             next_tag: 1,
             tags: VecDeque::new(),
         };
@@ -75,6 +76,7 @@ impl Broker {
             }
             None => self.add_consumer(q, head)?,
         };
+        let bridge = self.is_bridge(conn);
         let queue = &self.queues[q];
         let (window_max, epoch, volume) = (queue.settings.window, queue.epoch.0, queue.volume);
         let defaults = (queue.settings.attempts_max, queue.settings.backoff_ms);
@@ -91,7 +93,12 @@ impl Broker {
         let id = attachment.id;
         self.ids = id;
         let new = (
-            if head.window == 0 { window_max } else { head.window.min(window_max) },
+            match head.window {
+                0 => window_max,
+                // What a bridge holds is bounded by its credit.
+                window if bridge => window,
+                window => window.min(window_max),
+            },
             if head.attempts_max == 0 { defaults.0 } else { head.attempts_max },
             head.ack_timeout_ms,
             if head.backoff_ms == 0 { defaults.1 } else { head.backoff_ms },
@@ -280,6 +287,20 @@ impl Broker {
         }
         let (q, c, attachment) = self.attachment_mut(conn, stream)?;
         attachment.paused = pause;
+        if !pause {
+            attachment.held_lanes = 0;
+        }
+        self.pumps.push((q, c));
+        Ok(())
+    }
+
+    /// A bridge cannot forward these lanes for now, and is to be given the others.
+    pub(super) fn handle_held_lanes(&mut self, conn: ConnId, stream: u32, lanes: u16) -> Result<(), Fault> {
+        if !self.is_bridge(conn) {
+            return Err(Fault::new(Code::NotSupported, "lanes are held for bridges of this process alone"));
+        }
+        let (q, c, attachment) = self.attachment_mut(conn, stream)?;
+        attachment.held_lanes = lanes;
         self.pumps.push((q, c));
         Ok(())
     }

@@ -199,6 +199,9 @@ impl Broker {
             }
             // Within a lane nothing passes what comes back, not even while that waits: the upstream goes by the sequence.
             let unread = || self.queues[q].outage.as_ref().is_some_and(|o| o.is_unread(priority));
+            if consumer.attachments.iter().all(|a| a.holds(priority)) {
+                continue;
+            }
             turns[priority.index()] = match back.map(|p| (p.seq, p.state)) {
                 Some((seq, PendingState::Waiting(due))) => {
                     (due <= self.now.wall && !unread()).then_some(Turn::Back(seq))

@@ -56,7 +56,7 @@ pub enum Request<'a> {
     /// More may be sent.
     Credit(u32, Credit),
     /// Hold a stream.
-    Pause(u32),
+    Pause(u32, Option<u16>),
     /// Go on.
     Resume(u32),
     /// Past messages.

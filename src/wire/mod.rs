@@ -14,8 +14,8 @@ pub use auth::{
     REAUTH_CONTEXT, SIGNATURE_BYTES, SignedNonce, auth_method, parse_key, parse_password, write_password,
 };
 pub use bridge::{
-    BridgeHello, ENCODING_LZ4_BATCH, EXTENSION_BRIDGE, EXTENSION_LZ4, EXTENSION_SOURCE, POSITIONS_BYTES_MAX,
-    SOURCE_RUNS_MAX, Source,
+    BridgeHello, ENCODING_LZ4_BATCH, EXTENSION_BRIDGE, EXTENSION_LANES, EXTENSION_LZ4, EXTENSION_SOURCE,
+    POSITIONS_BYTES_MAX, SOURCE_RUNS_MAX, Source,
 };
 #[cfg(feature = "daemon")]
 pub use bridge::{SourcePosition, SourceRuns};

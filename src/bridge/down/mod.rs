@@ -514,7 +514,8 @@ impl Down {
         bytes_max: usize,
     ) {
         let Some(terms) = &self.local else { return };
-        let bounds = Bounds { frame_bytes_max: terms.frame_bytes_max as usize, weights: &settings.weights };
+        let bounds =
+            Bounds { frame_bytes_max: terms.frame_bytes_max as usize, weights: &settings.weights, compress: false };
         self.landing.fill(now, &bounds, &mut self.pace, link, out, bytes_max);
     }
 
