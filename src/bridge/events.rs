@@ -7,7 +7,7 @@ use super::upstream::refused;
 use super::{Action, Failure, Reason};
 use crate::client::Event;
 use crate::model::Now;
-use crate::wire::{Auth, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, auth_method};
+use crate::wire::{Auth, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, Outcome, auth_method};
 
 impl Bridge {
     pub(super) fn upstream_frame(&mut self, now: Now, frame: &Frame<'_>) -> Result<(), Stop> {
@@ -27,6 +27,10 @@ impl Bridge {
                 Ok(())
             }
             Event::PublishAck { stream, ack } => {
+                if ack.outcome == Outcome::Dropped {
+                    // By the policy of a full queue there: it is gone, and that is not silent.
+                    *self.counters.dropped.entry("upstream-full".into()).or_default() += u64::from(ack.count);
+                }
                 if self.up.handle_ack(now.mono, stream, ack.first, ack.count) {
                     self.life.acknowledged();
                     upstream.moved_at = now.mono;

@@ -313,6 +313,9 @@ impl Bridge {
             self.drop_upstream(now);
         }
         self.life.pause();
+        if self.settings.bytes_per_day > 0 {
+            self.kept.budget = Some(self.budget.to_keep());
+        }
         self.actions.push_back(Action::Tell { keep: Some(self.kept.write()) });
     }
 

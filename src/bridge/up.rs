@@ -14,9 +14,10 @@ mod answers;
 
 pub(super) use self::answers::push_ack;
 use super::forward::{Passage, Refused};
+use super::lane::{Entry, Fence, Lane, Mark};
 use super::loops::Refusal;
 use super::pace::{Pace, Turns};
-use super::window::{self, Window, WindowMax};
+use super::window::{Window, WindowMax};
 use crate::client::Link;
 use crate::model::Mono;
 use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
@@ -26,12 +27,10 @@ use crate::wire::{
     Publish, Source, SourcePosition, SourceRuns, append,
 };
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// Bytes a record's length takes at most.
 const PREFIX_BYTES_MAX: usize = 5;
-/// Settled bytes are cut off an arena when they are this many and half of it.
-const COMPACT_BYTES: usize = 64 * 1_024;
 /// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
 const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
@@ -40,55 +39,6 @@ const NOBODY: u64 = 0;
 /// Sequences by which the floor of a source stays behind what is settled: a refusal that was passed on can still be lost by a
 /// cut, and is then to be told again.
 const FLOOR_LAG: u64 = 4_096;
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    tag: u64,
-    seq: u64,
-    /// Bytes in the arena, the prefix included.
-    len: u32,
-    prefix: u8,
-    settled: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Fence {
-    number: u64,
-    retry_at: Mono,
-}
-
-/// A frame that was sent: the number behind its last record, when, and what the window knows of it.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    end: u64,
-    at: Mono,
-    window: window::Mark,
-}
-
-/// A lane of a queue.
-#[derive(Debug)]
-struct Lane {
-    consumer: usize,
-    epoch: u64,
-    priority: u8,
-    stream: u32,
-    /// What the upstream has of it since before this connection.
-    position: Option<SourcePosition>,
-    contract: Contract,
-    arena: Vec<u8>,
-    head: usize,
-    entries: VecDeque<Entry>,
-    base: u64,
-    cursor: usize,
-    cursor_at: usize,
-    /// Bytes of the cursor's record already sent as chunks.
-    chunked: usize,
-    unanswered: u32,
-    fence: Option<Fence>,
-    refusals: u32,
-    paused: bool,
-    marks: VecDeque<Mark>,
-}
 
 /// A range of deliveries of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,71 +113,6 @@ struct Allowed {
     frame: usize,
     /// Largest record that goes in a frame with others.
     chunk: usize,
-}
-
-impl Lane {
-    fn new(consumer: usize, epoch: u64, priority: u8, stream: u32, position: Option<SourcePosition>) -> Self {
-        Self {
-            consumer,
-            epoch,
-            priority,
-            stream,
-            position,
-            contract: Contract::Queue,
-            arena: Vec::new(),
-            head: 0,
-            entries: VecDeque::new(),
-            base: 1,
-            cursor: 0,
-            cursor_at: 0,
-            chunked: 0,
-            unanswered: 0,
-            fence: None,
-            refusals: 0,
-            paused: false,
-            marks: VecDeque::new(),
-        }
-    }
-
-    fn can_resume(&self, now: Mono) -> bool {
-        self.unanswered == 0 && self.chunked == 0 && self.fence.is_some_and(|f| f.retry_at <= now)
-    }
-
-    /// After a fence: everything from the refused number on is sent again, from that number on.
-    fn resume(&mut self) {
-        let Some(fence) = self.fence.take() else { return };
-        let index = usize::try_from(fence.number.saturating_sub(self.base)).unwrap_or(usize::MAX);
-        self.cursor = index.min(self.entries.len());
-        self.cursor_at = self.head + self.entries.iter().take(self.cursor).map(|e| e.len as usize).sum::<usize>();
-        self.chunked = 0;
-        self.marks.clear();
-    }
-
-    /// Invariant 3.
-    fn pop(&mut self) {
-        while self.cursor > 0 && self.entries.front().is_some_and(|front| front.settled) {
-            let Some(front) = self.entries.pop_front() else { break };
-            self.head += front.len as usize;
-            self.base += 1;
-            self.cursor -= 1;
-        }
-        if self.entries.is_empty() {
-            self.arena.clear();
-            if self.arena.capacity() > 2 * COMPACT_BYTES {
-                self.arena = Vec::new();
-            }
-            self.head = 0;
-            self.cursor_at = 0;
-        } else if self.head >= COMPACT_BYTES && self.head >= self.arena.len() / 2 {
-            self.arena.drain(..self.head);
-            self.cursor_at -= self.head;
-            self.head = 0;
-        }
-    }
-
-    fn record_len(&self, index: usize) -> usize {
-        self.entries.get(index).map_or(0, |e| e.len as usize - usize::from(e.prefix))
-    }
 }
 
 impl Up {

@@ -5,6 +5,7 @@ use super::{Broker, Effect};
 use crate::config::{BridgeSettings, Settings};
 use crate::model::Mono;
 use crate::model::admin::{self, BridgeQuery, BridgeState, BridgeStatus};
+use crate::queue::Losses;
 use crate::store::{Op, Reader, StoreError, Table, schema};
 use crate::wire::Code;
 use bytes::Bytes;
@@ -46,6 +47,8 @@ struct Waits {
     oldest_ms: u64,
     /// Messages that their queue let go before they were forwarded.
     lost: u64,
+    /// And those that were not worth it any more.
+    losses: Losses,
 }
 
 /// A bridge that has told nothing yet.
@@ -166,10 +169,22 @@ impl Broker {
             told.map_or_else(|| untold(settings), |(at, told)| grown_older(told, self.now.mono.ms_since(*at)));
         let waits = self.waits_for(settings);
         (status.queued, status.oldest_ms) = (waits.messages, waits.oldest_ms);
-        if waits.lost > 0 {
-            *status.dropped.entry(admin::NOT_KEPT.into()).or_default() += waits.lost;
+        let Losses { expired, superseded, thinned } = waits.losses;
+        let dropped =
+            [(admin::NOT_KEPT, waits.lost), ("expired", expired), ("superseded", superseded), ("thinned", thinned)];
+        for (reason, count) in dropped.into_iter().filter(|(_, count)| *count > 0) {
+            *status.dropped.entry(reason.into()).or_default() += count;
         }
         status.day_bytes_max = settings.bytes_per_day;
+        // What its machine never sees, since its consumers pass it over.
+        for queue in self.mount_of(&settings.tenant).iter().flat_map(|mount| &self.mounts[*mount].queues) {
+            let queue = &self.queues[*queue];
+            let consumer = queue.consumer_index(&settings.consumer()).and_then(|at| queue.consumers[at].as_ref());
+            for (reason, count) in consumer.map(|c| c.losses.by_reason()).into_iter().flatten().filter(|(_, n)| *n > 0)
+            {
+                *status.dropped.entry(reason.into()).or_default() += count;
+            }
+        }
         // Nothing need be under way to be overdue: an upstream may refuse everything for now.
         let ack_ms_max = u64::from(settings.ack_ms_max);
         let acked_lately = (1..=ack_ms_max).contains(&status.last_ack_age_ms);
@@ -200,7 +215,12 @@ impl Broker {
                 }
             }
             waits.messages += consumer.map_or(0, |c| u64::from(c.outstanding));
-            waits.lost += consumer.map_or(0, |c| c.lost);
+            if let Some(c) = consumer {
+                waits.lost += c.lost;
+                waits.losses.expired += c.losses.expired;
+                waits.losses.superseded += c.losses.superseded;
+                waits.losses.thinned += c.losses.thinned;
+            }
         }
         waits
     }
