@@ -156,7 +156,7 @@ impl Bridge {
                 }),
             };
             lane = Some((item.lane, at));
-            self.up.take(&self.passage, at, tag, item.seq, item.record);
+            self.up.take(&mut self.passage, at, tag, item.seq, item.record);
         }
         Ok(())
     }
