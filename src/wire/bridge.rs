@@ -2,6 +2,8 @@
 
 use crate::model::limits::{HEAD_BYTES_MAX, NAME_BYTES_MAX, PRIORITIES};
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "daemon")]
+use std::borrow::Borrow;
 
 /// Tag of hello's extension that makes the session a bridge's ([`BridgeHello`]), and of welcome's with what the broker has of
 /// it already ([`SourcePosition`]s, one after another).
@@ -18,6 +20,9 @@ pub const ENCODING_LZ4_BATCH: u8 = 2;
 
 /// Most bytes of a welcome's positions: what the head has left.
 pub const POSITIONS_BYTES_MAX: usize = HEAD_BYTES_MAX - 512;
+/// Positions that may be left out of a welcome, because they do not fit, before it counts as full.
+#[cfg(feature = "daemon")]
+const LEFT_OUT_MAX: usize = 8;
 /// Most runs of a [`Source`].
 pub const SOURCE_RUNS_MAX: usize = 512;
 
@@ -180,14 +185,20 @@ pub struct SourcePosition {
 
 #[cfg(feature = "daemon")]
 impl SourcePosition {
-    /// Writes as many as fit into a welcome, in order; one that does not fit is left out.
+    /// Writes as many as fit into a welcome, in order; one that does not fit is left out, and after some of these no more are
+    /// asked for.
     #[must_use]
-    pub fn write_all<'p>(positions: impl IntoIterator<Item = &'p Self>) -> Vec<u8> {
-        let mut out = Vec::new();
+    pub fn write_all<P: Borrow<Self>>(positions: impl IntoIterator<Item = P>) -> Vec<u8> {
+        let (mut out, mut left_out) = (Vec::new(), 0);
         for position in positions {
-            let item = postcard::to_stdvec(position).expect("a vector takes anything");
+            let item = postcard::to_stdvec(position.borrow()).expect("a vector takes anything");
             if out.len() + item.len() <= POSITIONS_BYTES_MAX {
                 out.extend_from_slice(&item);
+                continue;
+            }
+            left_out += 1;
+            if left_out >= LEFT_OUT_MAX {
+                break;
             }
         }
         out
@@ -264,6 +275,18 @@ mod tests {
         let all = [position(1, 0), position(2, POSITIONS_BYTES_MAX), position(3, 2)];
         let written = SourcePosition::write_all(&all);
         assert_eq!(SourcePosition::read_all(&written), [all[0].clone(), all[2].clone()]);
+    }
+
+    #[test]
+    fn a_welcome_that_is_full_asks_for_no_more_positions_however_many_there_are() {
+        let asked = std::cell::Cell::new(0);
+        let all = (0..1_000_u64).map(|epoch| {
+            asked.set(asked.get() + 1);
+            SourcePosition { epoch, lane: 1, last: 9, refused: vec![(5, 200); 100] }
+        });
+        let written = SourcePosition::read_all(&SourcePosition::write_all(all));
+        assert!(written.len() > 5 && written.iter().zip(0..).all(|(p, epoch)| p.epoch == epoch), "{written:?}");
+        assert_eq!(asked.get(), written.len() + LEFT_OUT_MAX);
     }
 
     #[test]
