@@ -390,6 +390,8 @@ impl Down {
     /// Does whatever follows: opens routes, tells the upstream what is settled and what there is room for.
     pub(super) fn advance(&mut self, now: Mono, settings: &BridgeSettings) {
         self.settle();
+        // What was refused here is tried again, whether there is room for it yet or not: its time has been told.
+        self.landing.handle_timeout(now);
         if !self.open {
             return;
         }
