@@ -29,7 +29,9 @@ impl Up {
         let Some(at) = self.lane_of(stream) else { return };
         let retryable = Code::from_u16(nack.code).is_none_or(Code::is_retryable);
         let l = &mut self.lanes[at];
-        if retryable && nack.first >= l.base && l.fence.is_none_or(|f| nack.first < f.number) {
+        // What was not sent is refused by nobody: going on from there would pass over what lies before it.
+        let under_way = l.base..l.base + l.cursor as u64 + u64::from(l.chunked > 0);
+        if retryable && under_way.contains(&nack.first) && l.fence.is_none_or(|f| nack.first < f.number) {
             l.refusals = l.refusals.saturating_add(1);
             let own = backoff_ms(RETRY_MS, RETRY_MS_MAX, l.refusals - 1, self.rng.f64());
             let wait = own.max(u64::from(nack.retry_after_ms.min(RETRY_MS_MAX)));
@@ -64,6 +66,9 @@ impl Up {
         let (base, consumer) = (l.base, l.consumer);
         let from = first.max(base) - base;
         let end = first.saturating_add(u64::from(count)).saturating_sub(base).min(l.cursor as u64);
+        if from >= end {
+            return false;
+        }
         let (mut any, mut index) = (false, from);
         // A peer that answers twice takes nothing off that is not under way.
         let mut left = l.unanswered;
