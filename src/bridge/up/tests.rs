@@ -1,8 +1,8 @@
 //! What is given up, and what the upstream has already.
 
 use super::*;
-use crate::bridge::pace::Caps;
 use crate::bridge::forward::queues;
+use crate::bridge::pace::Caps;
 use crate::config::BridgeSettings;
 use crate::model::{Channel, Record};
 use crate::wire::PublishNack;
