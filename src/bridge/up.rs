@@ -7,7 +7,8 @@
 //! 1. Entry `i` has the number `base + i`; entries `[0, cursor)` were sent, the rest was not.
 //! 2. `unanswered` counts those sent and not answered; it returns to 0 before a fenced stream goes on, because until then an
 //!    answer could belong to either attempt.
-//! 3. An entry leaves at the front, settled and sent; so the front's sequence is the floor of the source.
+//! 3. An entry leaves at the front, settled and sent; so the front's sequence, or that of the oldest refusal that is remembered,
+//!    is the floor of the source.
 //! 4. Sequences grow along a lane: the queue gives them in order, and what comes again comes on a new connection.
 
 mod answers;
@@ -36,9 +37,6 @@ const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
 /// Tag of a delivery that is acknowledged to nobody.
 const NOBODY: u64 = 0;
-/// Sequences by which the floor of a source stays behind what is settled: a refusal that was passed on can still be lost by a
-/// cut, and is then to be told again.
-const FLOOR_LAG: u64 = 4_096;
 
 /// A range of deliveries of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,8 +394,7 @@ impl Up {
     fn source(&mut self, at: usize, first: u64) {
         let l = &self.lanes[at];
         let runs = self.runs.take();
-        let floor = l.entries.front().map_or(first, |e| e.seq).saturating_sub(FLOOR_LAG);
-        let source = Source { epoch: l.epoch, lane: l.priority, floor, first, runs: &runs };
+        let source = Source { epoch: l.epoch, lane: l.priority, floor: l.floor(first), first, runs: &runs };
         self.head.clear();
         let head = std::mem::take(&mut self.head);
         self.head = postcard::to_extend(&source, head).expect("a vector takes anything");

@@ -129,10 +129,11 @@ impl SourceRuns {
     /// Whether this sequence, above the last, can be added.
     #[must_use]
     pub fn takes(&self, seq: u64) -> bool {
-        match self.last {
-            None => true,
-            Some(last) if seq == last + 1 => true,
-            Some(last) => seq > last && self.runs + 1 < SOURCE_RUNS_MAX && u32::try_from(seq - last - 1).is_ok(),
+        let Some(last) = self.last else { return true };
+        match seq.checked_sub(last) {
+            None | Some(0) => false,
+            Some(1) => true,
+            Some(step) => self.runs + 1 < SOURCE_RUNS_MAX && u32::try_from(step - 1).is_ok(),
         }
     }
 
@@ -140,7 +141,7 @@ impl SourceRuns {
     pub fn push(&mut self, seq: u64) {
         debug_assert!(self.takes(seq), "asked before");
         if let Some(last) = self.last
-            && seq != last + 1
+            && seq - last > 1
         {
             append_varint(&mut self.bytes, self.run);
             append_varint(&mut self.bytes, (seq - last - 1) as u32);
@@ -232,6 +233,15 @@ mod tests {
             let source = Source { epoch: 1, lane: 0, floor: 0, first: seqs[0], runs: &runs };
             assert_eq!(source.sequences(seqs.len() as u32).collect::<Vec<_>>(), seqs);
         }
+    }
+
+    #[test]
+    fn no_sequence_follows_the_last_there_is() {
+        let mut runs = SourceRuns::default();
+        runs.push(u64::MAX - 1);
+        assert!(runs.takes(u64::MAX));
+        runs.push(u64::MAX);
+        assert!(!runs.takes(u64::MAX) && !runs.takes(1));
     }
 
     #[test]
