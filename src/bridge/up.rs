@@ -296,7 +296,10 @@ impl Up {
         let l = &self.lanes[at];
         let Some(entry) = l.entries.get(l.cursor) else { return false };
         let alone = self.window.under_way().0 == 0;
-        let room = alone || (allowed.messages > 0 && u64::from(entry.len) <= allowed.bytes);
+        // Not in less room than for a batch of what waits: acknowledgements of a record or two would each be followed by a frame
+        // of as many, a third of it head.
+        let batch = l.arena.len().saturating_sub(l.cursor_at).min(allowed.frame).max(entry.len as usize);
+        let room = alone || (allowed.messages > 0 && batch as u64 <= allowed.bytes);
         // One record at a time goes in chunks: of more the upstream could not promise to have the memory.
         let large = self.chunking.is_some() && l.record_len(l.cursor) > allowed.chunk;
         // Of one lane of a queue the older epoch goes first.
@@ -306,7 +309,7 @@ impl Up {
     }
 
     fn allowed(&self, now: Mono, bounds: &Bounds<'_>, pace: &Pace) -> Allowed {
-        let room = self.window.room(pace.share(now));
+        let room = self.window.least_room(pace.share(now));
         let most = self.window.batch_bytes().min(pace.batch_bytes());
         let frame = usize::try_from(most).unwrap_or(usize::MAX).min(bounds.frame_bytes_max).max(1);
         let messages = room.messages.min(pace.batch_messages()).min(BATCH_MESSAGES_MAX);
