@@ -333,8 +333,10 @@ impl Bridge {
                 self.drop_upstream(now);
             }
             self.life.pause();
-        } else if !pause && self.life.state == State::Paused {
+        } else if !pause && (self.life.state == State::Paused || self.life.is_waiting()) {
+            // Whoever asks knows that the link is back: it does not wait.
             self.life.restart(now.mono);
+            self.changed = true;
         }
         self.advance(now);
     }
@@ -524,6 +526,7 @@ impl Bridge {
         if self.local.retry_at.is_some_and(|at| at <= now.mono) {
             self.local.consume(&self.settings.consumer(), window(&self.settings));
         }
+        self.look_at_budget(now);
         if let State::Waiting(at) = self.life.state
             && at <= now.mono
             && self.local.is_open()
@@ -533,7 +536,6 @@ impl Bridge {
             self.changed = true;
         }
         self.settle();
-        self.look_at_budget(now);
         if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| u.going.is_none()) {
             // Twice what may be under way: enough to go on with, and little enough that what is urgent is soon given.
             let (max, (messages, bytes)) = (self.window_max(), self.up.window.limits());
@@ -577,19 +579,26 @@ impl Bridge {
 
     /// Ends the connection while the day's bytes are used up.
     fn look_at_budget(&mut self, now: Now) {
-        if self.life.is_connected() && self.budget.left(now) == 0 {
-            self.hang_up();
-            self.drop_upstream(now);
+        if (self.life.is_connected() || self.life.is_waiting()) && self.budget.left(now) == 0 {
+            if self.life.is_connected() {
+                self.hang_up();
+                self.drop_upstream(now);
+            }
             self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now)));
+            let (name, most) = (&self.settings.name, self.settings.bytes_per_day);
+            log::warn!(
+                "bridge {name:?}: the {most} bytes of `pace.bytes_per_day` are spent: it waits for the next day (UTC)"
+            );
             self.kept.budget = Some(self.budget.to_keep());
             (self.changed, self.keep_changed) = (true, true);
         }
-        if let State::Spent(until) = self.life.state
-            && until <= now.mono
-        {
-            match self.budget.left(now) {
-                0 => self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now))),
-                _ => self.life.restart(now.mono),
+        if let State::Spent(until) = self.life.state {
+            // A day begins, or there is another budget.
+            if self.budget.left(now) > 0 {
+                self.life.restart(now.mono);
+                log::info!("bridge {:?} goes on: it has bytes of the day again", self.settings.name);
+            } else if until <= now.mono {
+                self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now)));
             }
         }
         if let Some(kept) = self.budget.keep(now) {
