@@ -3,6 +3,7 @@
 use super::budget::Budget;
 use super::down::Down;
 use super::forward::{Passage, queues};
+use super::journal::Journal;
 use super::keep::Kept;
 use super::life::{Life, State};
 use super::local::{self, Local, LocalState};
@@ -41,6 +42,7 @@ pub struct Bridge {
     pub(super) budget: Budget,
     pub(super) kept: Kept,
     pub(super) counters: Counters,
+    journal: Journal,
     pub(super) actions: VecDeque<Action>,
     /// Something changed that was not told.
     pub(super) changed: bool,
@@ -91,6 +93,7 @@ impl Bridge {
             budget: Budget::new(now, parts.settings.bytes_per_day, kept.budget),
             kept,
             counters: Counters::default(),
+            journal: Journal::new(now.mono),
             actions: VecDeque::new(),
             changed: true,
             keep_changed: false,
@@ -409,6 +412,9 @@ impl Bridge {
         if let Some(terms) = self.upstream.as_ref().and_then(Upstream::terms) {
             (self.passage.record_bytes_max, self.passage.lz4) = (terms.message_bytes_max as usize, terms.lz4);
         }
+        let url = self.settings.urls.get(self.life.at).map_or("", String::as_str);
+        let line = self.journal.opened(now.mono, url);
+        log::info!("bridge {:?}: {line}", self.settings.name);
         self.down.upstream_opened();
         self.up.open(self.window_max());
         let jitter = self.life.jitter();
@@ -442,13 +448,25 @@ impl Bridge {
 
     /// The connection is gone or could not be made.
     fn lose(&mut self, now: Now, failure: Failure, retry_after_ms: u32) {
+        let was_open = self.life.is_open();
         self.drop_upstream(now);
+        self.failed(now, was_open, failure, retry_after_ms);
+    }
+
+    fn failed(&mut self, now: Now, was_open: bool, failure: Failure, retry_after_ms: u32) {
+        let url = self.settings.urls.get(self.life.at).map_or("", String::as_str);
+        if let Some(line) = self.journal.failed(self.life.at, url, was_open, &failure) {
+            log::warn!("bridge {:?}: {line}", self.settings.name);
+        }
         self.life.failed(now.mono, failure, retry_after_ms, self.settings.urls.len());
     }
 
     /// What was under way goes back to the queues.
-    fn drop_upstream(&mut self, _now: Now) {
+    fn drop_upstream(&mut self, now: Now) {
         self.changed = true;
+        if self.life.is_open() {
+            self.journal.ended(now.mono);
+        }
         let Some(upstream) = self.upstream.take() else { return };
         self.counters.bytes.0 += upstream.bytes.0;
         self.counters.bytes.1 += upstream.bytes.1;
@@ -468,8 +486,7 @@ impl Bridge {
         self.changed = true;
         if self.life.is_connected() {
             self.hang_up();
-            self.drop_upstream(now);
-            self.life.failed(now.mono, Failure { reason: Reason::Local, detail }, 0, self.settings.urls.len());
+            self.lose(now, Failure { reason: Reason::Local, detail }, 0);
         } else {
             self.life.last = Some((Failure { reason: Reason::Local, detail }, now.mono));
         }

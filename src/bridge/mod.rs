@@ -12,6 +12,7 @@ mod budget;
 mod down;
 mod events;
 mod forward;
+mod journal;
 mod keep;
 mod lane;
 mod life;
