@@ -94,6 +94,8 @@ pub enum Reason {
     Closed,
     /// The local broker ended its session.
     Local,
+    /// A route down is not opened by the upstream: the session is open, and others go on.
+    Route,
 }
 
 impl Reason {
@@ -113,6 +115,7 @@ impl Reason {
             Self::Stalled => "stalled",
             Self::Closed => "closed",
             Self::Local => "local",
+            Self::Route => "route",
         }
     }
 }

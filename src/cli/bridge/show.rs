@@ -158,6 +158,11 @@ fn advice(error: &str, name: &str) -> String {
             "connected, but nothing was acknowledged: look at `tidegate status` of the upstream (full disk?)".into()
         }
         "closed" => "the upstream closed the connection; it connects again by itself".into(),
+        "route" => {
+            "the upstream does not open a route of `down`: make the queue there, or let the bridge's role consume or \
+             subscribe; it is tried again by itself, within a minute"
+                .into()
+        }
         "local" => "this broker ended the bridge's own session: its log says why".into(),
         _ => test,
     }
@@ -253,6 +258,7 @@ mod tests {
             "stalled",
             "closed",
             "local",
+            "route",
         ];
         let mut all: Vec<String> = reasons.iter().map(|reason| advice(reason, "hub")).collect();
         all.push(advice("something new", "hub"));
