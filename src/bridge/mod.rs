@@ -78,6 +78,8 @@ pub enum Reason {
     Timeout,
     /// There is no route to it.
     Unreachable,
+    /// A file of this machine that TLS needs cannot be used.
+    File,
     /// The TLS handshake failed.
     Tls,
     /// The HTTP answer is no WebSocket.
@@ -107,6 +109,7 @@ impl Reason {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
+            Self::File => "file",
             Self::Tls => "tls",
             Self::Http => "http",
             Self::Auth => "auth",
