@@ -17,6 +17,7 @@ pub(super) use self::answers::push_ack;
 use super::forward::{Passage, Refused};
 use super::lane::{Entry, Fence, Lane, Mark};
 use super::loops::Refusal;
+use super::mapping::{MapError, NO_ROUTE};
 use super::pace::{Pace, Turns};
 use super::window::{Window, WindowMax};
 use crate::client::Link;
@@ -229,6 +230,11 @@ impl Up {
                         (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
                     }
                     Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
+                    Refused::Channel(MapError::NoRoute) => {
+                        // It was under way when the routes became narrower: nobody asked for it any more.
+                        *self.passed.entry(NO_ROUTE).or_default() += 1;
+                        return push_ack(&mut self.acks, consumer, tag, 0);
+                    }
                     Refused::Channel(error) => (Code::BadChannel, error.to_string()),
                     Refused::Marks(refusal @ (Refusal::Loop | Refusal::Hops)) => {
                         // It is done with: it was where it would go, or far enough.

@@ -593,3 +593,21 @@ fn a_refusal_is_told_again_after_a_crash_however_much_was_taken_behind_it() {
     assert_eq!(dead(&mut pair), ["poison"]);
     assert_eq!(arrived(&mut pair.hub), numbers(2..=5_001));
 }
+
+#[test]
+fn what_was_under_way_when_a_route_became_narrower_is_done_with_and_no_dead_letter() {
+    let mut pair = pair();
+    pair.hub_reads = false;
+    let conn = pair.edge.connect();
+    for (n, channel) in (1..).zip(["a/x", "b/x", "a/y"]) {
+        pair.edge.publish(conn, n, channel, channel);
+    }
+    pair.run();
+    pair.hub_reads = true;
+    pair.set(settings(&["main a/#"]));
+    pair.until_open();
+    pair.pass(3_000);
+    assert_eq!(queued(&pair.edge), 0, "{:?}", pair.status());
+    assert_eq!(pair.status().dropped.into_iter().collect::<Vec<_>>(), [("no-route".to_owned(), 1)]);
+    assert_eq!(arrived(&mut pair.hub), ["a/x", "a/y"]);
+}
