@@ -36,6 +36,8 @@ const PREFIX_BYTES_MAX: usize = 5;
 /// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
 const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
+/// In place of a code, none of which is 0: a full queue of the upstream dropped it.
+pub(super) const UPSTREAM_FULL: u16 = 0;
 /// Tag of a delivery that is acknowledged to nobody.
 const NOBODY: u64 = 0;
 
