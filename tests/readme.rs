@@ -149,12 +149,13 @@ fn lock_it_down_works_as_written() {
     let lines = lines("## Lock it down", "## Bridge upstream");
     assert!(lines.len() <= 10, "{} lines", lines.len());
     let serve = lines.iter().position(|line| line.starts_with("tidegate serve")).unwrap();
+    assert!(lines[serve].ends_with(" & sleep 1"), "what follows needs it");
     // Any free port here.
     let (text, code) = begin(&lines[..serve].join("\n").replace(":8434", ":0"), home, "").end();
     assert_eq!(code, 0, "{text}");
     let data = home.join("data");
     let mut command = Command::new("bash");
-    command.args(["-c", &format!("exec {} --data data", lines[serve].trim_end_matches(" &"))]).current_dir(home);
+    command.args(["-c", &format!("exec {} --data data", in_foreground(&lines[serve]).unwrap())]).current_dir(home);
     command.env("PATH", format!("{}:{}", home.join("bin").display(), std::env::var("PATH").unwrap()));
     let _broker = Broker(command.stderr(Stdio::null()).spawn().unwrap());
     wait_for("the broker starts", || data.join("ready.json").exists());
@@ -172,6 +173,12 @@ fn lock_it_down_works_as_written() {
     assert!(code == 1 && text.contains("denied"), "{code}: {text}");
 }
 
+/// A line that starts something in the background, as what it starts. Whoever pastes a whole block gives the last broker it starts
+/// time to listen; a test waits for just that.
+fn in_foreground(line: &str) -> Option<&str> {
+    line.strip_suffix(" & sleep 1").or_else(|| line.strip_suffix(" &"))
+}
+
 /// Two ports that are free now.
 fn free_ports() -> [String; 2] {
     let listeners = [0; 2].map(|_| std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap());
@@ -186,6 +193,8 @@ fn bridge_upstream_works_as_written() {
     std::os::unix::fs::symlink(BIN, home.join("bin/tidegate")).unwrap();
     let lines = lines("## Bridge upstream", "## Configure it");
     assert!(lines.len() <= 10, "{} lines", lines.len());
+    let last = lines.iter().rfind(|line| line.starts_with("tidegate serve")).unwrap();
+    assert!(last.ends_with(" & sleep 1"), "what follows needs it");
     let [hub, edge] = free_ports();
     let mut brokers = Vec::new();
     let mut printed = Vec::new();
@@ -197,7 +206,7 @@ fn bridge_upstream_works_as_written() {
             continue;
         }
         let statement = std::mem::take(&mut text);
-        if let Some(serve) = statement.strip_suffix(" &") {
+        if let Some(serve) = in_foreground(&statement) {
             let mut command = Command::new("bash");
             command.args(["-c", &format!("exec {serve}")]).current_dir(home);
             command.env("PATH", format!("{}:{}", home.join("bin").display(), std::env::var("PATH").unwrap()));

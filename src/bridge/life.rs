@@ -15,7 +15,7 @@ const DIAL_MS_MAX: u64 = 30_000;
 const HELD_MS: u64 = 30_000;
 /// Milliseconds after which an open link has held though nothing was to be acknowledged.
 const HELD_IDLE_MS: u64 = 60_000;
-/// Milliseconds a link must have been open to be ended for new credentials or another address without counting as lost.
+/// Milliseconds a link must have been open to be ended for new credentials without counting as lost.
 const PLANNED_MS_MIN: u64 = 60_000;
 
 /// What it is doing.
@@ -161,7 +161,7 @@ impl Life {
     /// When the preferred address is tried again, where another one is in use.
     fn return_at(&self, return_ms: u32) -> Option<Mono> {
         match self.state {
-            State::Open(since) if self.at != 0 => Some(since.plus_ms(u64::from(return_ms).max(PLANNED_MS_MIN))),
+            State::Open(since) if self.at != 0 => Some(since.plus_ms(return_ms.into())),
             _ => None,
         }
     }
@@ -281,6 +281,19 @@ mod tests {
             life.dial(Mono(0), 1);
             life.failed(Mono(0), failure(Reason::Protocol), asked, 1);
             assert_eq!(life.state, State::Waiting(Mono(0).plus_ms(at_least)));
+        }
+    }
+
+    #[test]
+    fn it_returns_no_later_than_it_was_told() {
+        for return_ms in [10_000, 20_000, 300_000] {
+            let mut life = life();
+            fail(&mut life, Mono(0), 2);
+            life.dial(Mono(0), 2);
+            life.opened(Mono(0).plus_ms(500));
+            let back = Mono(0).plus_ms(500 + u64::from(return_ms));
+            assert_eq!(life.poll_timeout(return_ms), Some(back));
+            assert!(!life.returns(Mono(back.0 - 1), return_ms) && life.returns(back, return_ms));
         }
     }
 

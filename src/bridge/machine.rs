@@ -3,6 +3,7 @@
 use super::budget::Budget;
 use super::down::Down;
 use super::forward::{Passage, queues};
+use super::journal::Journal;
 use super::keep::Kept;
 use super::life::{Life, State};
 use super::local::{self, Local, LocalState};
@@ -41,6 +42,7 @@ pub struct Bridge {
     pub(super) budget: Budget,
     pub(super) kept: Kept,
     pub(super) counters: Counters,
+    journal: Journal,
     pub(super) actions: VecDeque<Action>,
     /// Something changed that was not told.
     pub(super) changed: bool,
@@ -91,6 +93,7 @@ impl Bridge {
             budget: Budget::new(now, parts.settings.bytes_per_day, kept.budget),
             kept,
             counters: Counters::default(),
+            journal: Journal::new(now.mono),
             actions: VecDeque::new(),
             changed: true,
             keep_changed: false,
@@ -333,8 +336,10 @@ impl Bridge {
                 self.drop_upstream(now);
             }
             self.life.pause();
-        } else if !pause && self.life.state == State::Paused {
+        } else if !pause && (self.life.state == State::Paused || self.life.is_waiting()) {
+            // Whoever asks knows that the link is back: it does not wait.
             self.life.restart(now.mono);
+            self.changed = true;
         }
         self.advance(now);
     }
@@ -407,6 +412,9 @@ impl Bridge {
         if let Some(terms) = self.upstream.as_ref().and_then(Upstream::terms) {
             (self.passage.record_bytes_max, self.passage.lz4) = (terms.message_bytes_max as usize, terms.lz4);
         }
+        let url = self.settings.urls.get(self.life.at).map_or("", String::as_str);
+        let line = self.journal.opened(now.mono, url);
+        log::info!("bridge {:?}: {line}", self.settings.name);
         self.down.upstream_opened();
         self.up.open(self.window_max());
         let jitter = self.life.jitter();
@@ -440,13 +448,25 @@ impl Bridge {
 
     /// The connection is gone or could not be made.
     fn lose(&mut self, now: Now, failure: Failure, retry_after_ms: u32) {
+        let was_open = self.life.is_open();
         self.drop_upstream(now);
+        self.failed(now, was_open, failure, retry_after_ms);
+    }
+
+    fn failed(&mut self, now: Now, was_open: bool, failure: Failure, retry_after_ms: u32) {
+        let url = self.settings.urls.get(self.life.at).map_or("", String::as_str);
+        if let Some(line) = self.journal.failed(self.life.at, url, was_open, &failure) {
+            log::warn!("bridge {:?}: {line}", self.settings.name);
+        }
         self.life.failed(now.mono, failure, retry_after_ms, self.settings.urls.len());
     }
 
     /// What was under way goes back to the queues.
-    fn drop_upstream(&mut self, _now: Now) {
+    fn drop_upstream(&mut self, now: Now) {
         self.changed = true;
+        if self.life.is_open() {
+            self.journal.ended(now.mono);
+        }
         let Some(upstream) = self.upstream.take() else { return };
         self.counters.bytes.0 += upstream.bytes.0;
         self.counters.bytes.1 += upstream.bytes.1;
@@ -466,8 +486,7 @@ impl Bridge {
         self.changed = true;
         if self.life.is_connected() {
             self.hang_up();
-            self.drop_upstream(now);
-            self.life.failed(now.mono, Failure { reason: Reason::Local, detail }, 0, self.settings.urls.len());
+            self.lose(now, Failure { reason: Reason::Local, detail }, 0);
         } else {
             self.life.last = Some((Failure { reason: Reason::Local, detail }, now.mono));
         }
@@ -528,6 +547,7 @@ impl Bridge {
         if self.local.retry_at.is_some_and(|at| at <= now.mono) {
             self.local.consume(&self.settings.consumer(), window(&self.settings));
         }
+        self.look_at_budget(now);
         if let State::Waiting(at) = self.life.state
             && at <= now.mono
             && self.local.is_open()
@@ -537,7 +557,6 @@ impl Bridge {
             self.changed = true;
         }
         self.settle();
-        self.look_at_budget(now);
         if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| u.going.is_none()) {
             // Twice what may be under way: enough to go on with, and little enough that what is urgent is soon given.
             let (max, (messages, bytes)) = (self.window_max(), self.up.window.limits());
@@ -581,19 +600,26 @@ impl Bridge {
 
     /// Ends the connection while the day's bytes are used up.
     fn look_at_budget(&mut self, now: Now) {
-        if self.life.is_connected() && self.budget.left(now) == 0 {
-            self.hang_up();
-            self.drop_upstream(now);
+        if (self.life.is_connected() || self.life.is_waiting()) && self.budget.left(now) == 0 {
+            if self.life.is_connected() {
+                self.hang_up();
+                self.drop_upstream(now);
+            }
             self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now)));
+            let (name, most) = (&self.settings.name, self.settings.bytes_per_day);
+            log::warn!(
+                "bridge {name:?}: the {most} bytes of `pace.bytes_per_day` are spent: it waits for the next day (UTC)"
+            );
             self.kept.budget = Some(self.budget.to_keep());
             (self.changed, self.keep_changed) = (true, true);
         }
-        if let State::Spent(until) = self.life.state
-            && until <= now.mono
-        {
-            match self.budget.left(now) {
-                0 => self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now))),
-                _ => self.life.restart(now.mono),
+        if let State::Spent(until) = self.life.state {
+            // A day begins, or there is another budget.
+            if self.budget.left(now) > 0 {
+                self.life.restart(now.mono);
+                log::info!("bridge {:?} goes on: it has bytes of the day again", self.settings.name);
+            } else if until <= now.mono {
+                self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now)));
             }
         }
         if let Some(kept) = self.budget.keep(now) {

@@ -12,6 +12,7 @@ mod budget;
 mod down;
 mod events;
 mod forward;
+mod journal;
 mod keep;
 mod lane;
 mod life;
@@ -77,6 +78,8 @@ pub enum Reason {
     Timeout,
     /// There is no route to it.
     Unreachable,
+    /// A file of this machine that TLS needs cannot be used.
+    File,
     /// The TLS handshake failed.
     Tls,
     /// The HTTP answer is no WebSocket.
@@ -93,6 +96,8 @@ pub enum Reason {
     Closed,
     /// The local broker ended its session.
     Local,
+    /// A route down is not opened by the upstream: the session is open, and others go on.
+    Route,
 }
 
 impl Reason {
@@ -104,6 +109,7 @@ impl Reason {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
+            Self::File => "file",
             Self::Tls => "tls",
             Self::Http => "http",
             Self::Auth => "auth",
@@ -112,6 +118,7 @@ impl Reason {
             Self::Stalled => "stalled",
             Self::Closed => "closed",
             Self::Local => "local",
+            Self::Route => "route",
         }
     }
 }

@@ -55,9 +55,10 @@ impl Bridge {
         }
     }
 
-    /// Whether it is connected, and what it forwards is acknowledged in time.
+    /// Whether it is connected, what it forwards is acknowledged in time, and no route down is refused.
     fn is_healthy(&self, now: Now) -> bool {
         let late = |at: Mono| now.mono.ms_since(at) > u64::from(self.settings.ack_ms_max);
-        self.life.is_open() && self.local.is_open() && !self.up.oldest().is_some_and(late)
+        let routes = self.down.is_healthy() && !self.up.oldest().is_some_and(late);
+        self.life.is_open() && self.local.is_open() && routes
     }
 }

@@ -126,7 +126,8 @@ impl Broker {
         for queue in self.queues.iter() {
             let consumers = queue.consumers.iter().flatten();
             for bridge in consumers.filter_map(|c| c.name.strip_prefix(BridgeSettings::CONSUMER)) {
-                if !is_configured(bridge) {
+                // With another colon it is the bridge of an edge of this broker, which goes by its own name too.
+                if !bridge.contains(':') && !is_configured(bridge) {
                     log::warn!(
                         "queue {:?} keeps its messages for bridge {bridge:?}, which is not configured: `tidegate queue \
                          forget {0} {1}{bridge} --yes` ends that",

@@ -208,7 +208,13 @@ impl Pub {
             message.id = Id::Given(client.new_id());
         }
         let told = self.tell_interim(client, message.id);
-        let outcome = async { Ok(client.publish(&message).await?) }.or(told).await?;
+        let publish = async {
+            client.publish(&message).await.map_err(|error| match (message.id, error) {
+                (Id::Given(id), ClientError::TimedOut) if client.stats().accepted > 0 => not_yet_upstream(id),
+                (_, error) => error.into(),
+            })
+        };
+        let outcome = publish.or(told).await?;
         client.close().await;
         let name = match outcome {
             Outcome::Stored => "stored",
@@ -234,7 +240,8 @@ impl Pub {
         while client.stats().accepted == 0 {
             smol::Timer::after(INTERIM_LOOK).await;
         }
-        if !self.quiet {
+        // With a limit the end says it, if it comes to that.
+        if !self.quiet && self.timeout.is_none() {
             let kept = "the broker keeps the message and waits for its upstream";
             output::note(&match id {
                 Id::Given(id) => format!("{kept}; `tidegate request '$status/{id}'` tells later what became of it"),
@@ -331,6 +338,12 @@ impl Pub {
         }
         Ok(())
     }
+}
+
+/// Time is up, and the message is as safe as the broker here can make it.
+fn not_yet_upstream(id: MessageId) -> CliError {
+    let text = format!("kept here, not yet upstream; ask `tidegate request '$status/{id}'`");
+    CliError::new(Exit::Timeout, text)
 }
 
 fn cannot_read(error: std::io::Error) -> CliError {

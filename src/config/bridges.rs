@@ -387,7 +387,7 @@ const BRIDGE: &[Key<BridgeSettings>] = &[
     live("pace.bytes_per_day", number!(Bytes, KIB, 1_024 * TIB, bytes_per_day: u64, none = 0)),
     live("pace.ramp", number!(Millis, 0, HOUR, ramp_ms: u32)),
     live("hops", number!(Count, 1, 64, hops_max: u32)),
-    live("return", number!(Millis, SECOND, DAY, return_ms: u32)),
+    live("return", number!(Millis, 10 * SECOND, DAY, return_ms: u32)),
 ];
 
 /// The keys of one outage policy.

@@ -199,6 +199,14 @@ fn certificate(error: &CertificateError, side: Side, leaf: Option<&CertificateFa
             let text = format!("{whose}, or one above it, has an authority of which {lists} has no revocation list");
             TlsError::new("revocation-unknown", text)
         }
+        // Issuers are found by name, so the usual reason is an authority that was made again.
+        E::BadSignature if client => {
+            let text = format!(
+                "{whose} is not signed by an authority that is trusted here: one of the same name has another key; give \
+                 the right one with --ca. If it is the right one, the certificate was forged or damaged"
+            );
+            TlsError::new("bad-signature", text)
+        }
         E::BadSignature => {
             TlsError::new("bad-signature", format!("{whose} has a signature that is wrong: it was forged or damaged"))
         }
@@ -249,4 +257,18 @@ fn alert_of(alert: AlertDescription, side: Side) -> TlsError {
         other => return TlsError::new("alert", format!("it refused the connection (alert {other:?})")),
     };
     TlsError::new("alert", text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_by_another_key_of_the_authoritys_name_says_that_the_authority_is_another() {
+        let wrong = Error::InvalidCertificate(CertificateError::BadSignature);
+        let told = explain(&wrong, Side::Client, &[]).text;
+        let (authority, forged) = (told.find("not signed by an authority that is trusted here"), told.find("forged"));
+        assert!(authority.is_some() && authority < forged && told.contains("--ca"), "{told}");
+        assert!(!explain(&wrong, Side::Broker, &[]).text.contains("--ca"));
+    }
 }

@@ -252,6 +252,8 @@ impl WireError {
 impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // A fatal alert of TLS, which is what a TLS port says to a peer without it.
+            Self::Magic(0x1503) => f.write_str("it answers in TLS: use tls:// or wss://"),
             Self::Magic(m) => {
                 write!(f, "the frame begins with {m:#06x}, not the magic 0x5447: is this a Tidegate peer?")
             }
@@ -274,3 +276,14 @@ impl fmt::Display for WireError {
 }
 
 impl core::error::Error for WireError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_answers_in_tls_is_known_by_its_alert() {
+        assert!(WireError::Magic(0x1503).to_string().contains("tls://"));
+        assert!(WireError::Magic(0x4854).to_string().contains("0x4854"));
+    }
+}

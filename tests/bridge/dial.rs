@@ -201,7 +201,7 @@ fn each_step_that_fails_has_its_own_reason_and_local_publishing_goes_on() {
             "elsewhere.example",
         ),
         ("plain", format!("tls://{tcp}"), good.clone(), "tls", ""),
-        ("missing", format!("tls://{tls}"), "tls: {ca: ['/nowhere/ca.pem']}".into(), "tls", "/nowhere/ca.pem"),
+        ("missing", format!("tls://{tls}"), "tls: {ca: ['/nowhere/ca.pem']}".into(), "file", "/nowhere/ca.pem"),
         ("path", format!("ws://{http}/elsewhere"), good.clone(), "http", "404"),
         ("key", format!("tcp://{tcp}"), files.bridge(2), "auth", ""),
         ("no-key", format!("tcp://{tcp}"), "compress: false".into(), "auth", "login.key"),

@@ -141,7 +141,7 @@ impl Down {
         match Mapper::new(mappings, names) {
             Ok(mapper) => Some(mapper),
             Err(error) => {
-                self.problem = Some(Failure { reason: Reason::Protocol, detail: format!("a route down: {error}") });
+                self.problem = Some(Failure { reason: Reason::Route, detail: format!("a route down: {error}") });
                 None
             }
         }
@@ -153,6 +153,11 @@ impl Down {
     pub(super) fn upstream_opened(&mut self) {
         self.open = true;
         self.next_streams.1 = STREAMS;
+    }
+
+    /// Whether the upstream gives each route what it asks for, or has yet to answer for the first time.
+    pub(super) fn is_healthy(&self) -> bool {
+        !self.routes.iter().any(Route::is_refused)
     }
 
     /// It is gone.
@@ -247,8 +252,10 @@ impl Down {
                 let route = &mut self.routes[at];
                 route.refused(now, jitter);
                 let detail = format!("{route} of the upstream: {} ({})", error.detail, code_name(error.code));
-                log::warn!("bridge {:?}: {detail}", self.bridge);
-                self.problem = Some(Failure { reason: Reason::Protocol, detail });
+                if route.is_news() {
+                    log::warn!("bridge {:?}: {detail}", self.bridge);
+                }
+                self.problem = Some(Failure { reason: Reason::Route, detail });
                 if matches!(route.kind, Kind::Consume(_)) {
                     self.landing.disown(Some(at));
                 }

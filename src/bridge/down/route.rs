@@ -158,6 +158,16 @@ impl Route {
         self.credit = (0, 0);
     }
 
+    /// Whether the upstream refused it, and did not open it since.
+    pub(super) const fn is_refused(&self) -> bool {
+        self.refusals > 0
+    }
+
+    /// Whether a refusal is the first since it was open.
+    pub(super) const fn is_news(&self) -> bool {
+        self.refusals == 1
+    }
+
     /// The upstream keeps no history of a channel: whether that is news, and it may be asked at once for what comes from now on.
     pub(super) fn without_history(&mut self, code: u16) -> bool {
         match &mut self.kind {

@@ -124,6 +124,43 @@ fn a_paused_bridge_takes_nothing_stays_so_over_a_restart_and_goes_on_at_once() {
 }
 
 #[test]
+fn resume_dials_at_once_where_it_waits() {
+    let mut pair = pair();
+    pair.broken = vec![Some(Reason::Refused)];
+    pair.cut();
+    pair.pass(120_000);
+    let dialed = pair.dialed.len();
+    assert!(pair.state() == BridgeState::Waiting && pair.status().retry_ms > 0, "{:?}", pair.status());
+    pair.broken.clear();
+    pair.bridge.handle_pause(pair.edge.now, false);
+    pair.run();
+    assert_eq!((pair.dialed.len(), pair.state()), (dialed + 1, BridgeState::Open));
+    pair.bridge.handle_pause(pair.edge.now, false);
+    pair.run();
+    assert_eq!(pair.dialed.len(), dialed + 1, "what is open stays so");
+}
+
+#[test]
+fn a_spent_bridge_goes_on_at_once_when_its_day_has_more_bytes_and_not_for_a_resume() {
+    for more in [0, 1_000_000] {
+        let poor = BridgeSettings { bytes_per_day: 20_000, compress: false, ..settings(&["main"]) };
+        let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "#")], poor.clone());
+        let conn = pair.edge.connect();
+        publish(&mut pair.edge, conn, 1, 2_000);
+        pair.pass(5_000);
+        let dialed = pair.dialed.len();
+        assert_eq!(pair.state(), BridgeState::Spent);
+        pair.bridge.handle_pause(pair.edge.now, false);
+        pair.run();
+        assert_eq!((pair.state(), pair.dialed.len()), (BridgeState::Spent, dialed), "nothing is left to go on with");
+        pair.set(BridgeSettings { bytes_per_day: more, ..poor });
+        assert_eq!((pair.state(), pair.dialed.len()), (BridgeState::Open, dialed + 1));
+        pair.pass(10_000);
+        assert_eq!(queued(&pair.edge), 0, "{:?}", pair.status());
+    }
+}
+
+#[test]
 fn a_hub_that_reads_and_never_acknowledges_is_given_up() {
     let mut pair = pair();
     pair.hub.hold_commits = true;

@@ -87,6 +87,25 @@ fn a_message_is_brought_and_leaves_the_hubs_queue_only_after_it_is_stored_here()
 }
 
 #[test]
+fn a_route_that_the_hub_refuses_is_not_healthy_and_comes_by_itself_once_its_queue_is_made() {
+    let routes = down(&["consume main", "consume orders"]);
+    let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "a/#")], routes);
+    pair.pass(100_000);
+    let status = pair.status();
+    assert_eq!((status.state, status.healthy, status.last_error.as_str()), (BridgeState::Open, false, "route"));
+    assert!(status.last_error_detail.contains("orders"), "{status:?}");
+    let conn = pair.hub.connect();
+    publish(&mut pair.hub, conn, "a/b", 1, 1);
+    pair.pass(1_000);
+    assert_eq!(pair.status().brought, 1, "the other route goes on");
+    let queues = vec![queue("main", "a/#"), queue("orders", "o/#")];
+    pair.hub.reload(Settings { queues, ..Settings::default() });
+    publish(&mut pair.hub, conn, "o/b", 2, 1);
+    pair.pass(61_000);
+    assert_eq!((pair.status().brought, pair.status().healthy, pair.dialed.len()), (2, true, 1));
+}
+
+#[test]
 fn what_is_brought_says_where_it_entered_and_how_far_it_came() {
     let mut pair = pair();
     let conn = pair.hub.connect();

@@ -81,7 +81,8 @@ fn block(b: &BridgeStatus) -> String {
         let detail = if b.last_error_detail.is_empty() { String::new() } else { format!(": {}", b.last_error_detail) };
         line("last error", format!("{}, {} ago{detail}", b.last_error, show_ms(b.last_error_age_ms)));
         // What is over needs nothing done.
-        if b.state != BridgeState::Open || !b.healthy {
+        let over = b.state == BridgeState::Paused || (b.state == BridgeState::Open && b.healthy);
+        if !over {
             line("what to do", advice(&b.last_error, &b.name));
         }
     }
@@ -147,6 +148,7 @@ fn advice(error: &str, name: &str) -> String {
         }
         "timeout" => format!("nothing answered in time: a firewall, a wrong port, or a link that is down; {test}"),
         "unreachable" => "this box has no way there: check its link".into(),
+        "file" => "put the file that the error names right on this box: it is read anew with the next try".into(),
         "tls" => format!("the certificates do not fit, or a clock is wrong; {test}"),
         "http" => "what answers is no WebSocket: check the path in `urls`, and the proxy before the upstream".into(),
         "auth" => "the upstream does not let it in: check `login` here, and the upstream's identities and roles".into(),
@@ -158,6 +160,11 @@ fn advice(error: &str, name: &str) -> String {
             "connected, but nothing was acknowledged: look at `tidegate status` of the upstream (full disk?)".into()
         }
         "closed" => "the upstream closed the connection; it connects again by itself".into(),
+        "route" => {
+            "the upstream does not open a route of `down`: make the queue there, or let the bridge's role consume or \
+             subscribe; it is tried again by itself, within a minute"
+                .into()
+        }
         "local" => "this broker ended the bridge's own session: its log says why".into(),
         _ => test,
     }
@@ -233,6 +240,12 @@ mod tests {
         // An error that is over asks for nothing.
         let over = BridgeStatus { last_error: "refused".into(), last_error_age_ms: 9_000, ..well() };
         assert!(!all(&[over]).contains("what to do"));
+        // Nor does one from before it was paused.
+        let state = BridgeState::Paused;
+        let paused =
+            BridgeStatus { last_error: "refused".into(), last_error_age_ms: 9_000, healthy: false, state, ..well() };
+        let text = all(&[paused]);
+        assert!(text.contains("refused") && text.contains("resume") && !text.contains("what to do"), "{text}");
         // What was thinned out is no dead letter.
         let thinned = BridgeStatus { dropped: [("thinned".to_owned(), 2)].into(), ..well() };
         assert!(!all(&[thinned]).contains("dead"));
@@ -245,6 +258,7 @@ mod tests {
             "refused",
             "timeout",
             "unreachable",
+            "file",
             "tls",
             "http",
             "auth",
@@ -253,6 +267,7 @@ mod tests {
             "stalled",
             "closed",
             "local",
+            "route",
         ];
         let mut all: Vec<String> = reasons.iter().map(|reason| advice(reason, "hub")).collect();
         all.push(advice("something new", "hub"));

@@ -126,8 +126,9 @@ impl Dialer {
             (None, Some(path)) => upgrade(socket, &address, path, tell).await?,
             (Some(config), path) => {
                 let name = if bridge.server_name.is_empty() { host } else { &bridge.server_name };
-                let shaken =
-                    async { handshake(socket, config, name).await.map_err(|error| failure(Reason::Tls, error.text)) };
+                let shaken = async {
+                    handshake(socket, config, name).await.map_err(|error| failure(Reason::Tls, by_keys(&error.text)))
+                };
                 let stream = within(&format!("the TLS handshake with {host}"), shaken).await?;
                 tell(secured(&stream));
                 match path {
@@ -163,7 +164,8 @@ impl Dialer {
         };
         let asked = async {
             let loaded = self.trusts.ask(what, load).await.map_err(no_thread)?;
-            loaded.map_err(|error| failure(Reason::Tls, error.text))
+            // It never left this machine.
+            loaded.map_err(|error| failure(Reason::File, error.text))
         };
         within("reading the files of TLS", asked).await
     }
@@ -281,12 +283,23 @@ pub(super) fn reason_of(error: &io::Error) -> Reason {
     }
 }
 
+/// Advice to whoever types a command, for whoever writes a configuration.
+fn by_keys(text: &str) -> String {
+    let keys = [
+        ("--server-name", "`tls.server_name`"),
+        ("--cert and --key", "`tls.certificate` and `tls.key`"),
+        ("--crl", "`tls.crl`"),
+        ("--ca", "`tls.ca`"),
+    ];
+    keys.iter().fold(text.to_owned(), |text, (option, key)| text.replace(option, key))
+}
+
 /// What it means that a connection ended: in TLS 1.3 a certificate is refused only once the client believes that it is
 /// connected.
 pub(super) fn hung_up(secure: bool, error: &io::Error) -> Failure {
     if secure && error.kind() == io::ErrorKind::InvalidData && error.get_ref().is_some_and(|e| e.is::<rustls::Error>())
     {
-        return failure(Reason::Tls, explain_io(error, Side::Client, &[]).text);
+        return failure(Reason::Tls, by_keys(&explain_io(error, Side::Client, &[]).text));
     }
     match error.kind() {
         io::ErrorKind::UnexpectedEof => failure(Reason::Closed, "the upstream closed the connection"),
@@ -349,5 +362,17 @@ impl std::fmt::Display for Progress {
             }
             Self::Upgraded => f.write_str("WebSocket"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_command_is_told_to_type_names_the_key_of_a_bridge() {
+        let told = by_keys("it is for a.example: say which with --server-name, --ca, --crl, or give --cert and --key");
+        let keys = "say which with `tls.server_name`, `tls.ca`, `tls.crl`, or give `tls.certificate` and `tls.key`";
+        assert_eq!(told, format!("it is for a.example: {keys}"));
     }
 }

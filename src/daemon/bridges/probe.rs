@@ -113,6 +113,7 @@ impl Probe<'_> {
             ("port", Reason::Timeout | Reason::Unreachable) => {
                 "check the route to it and the firewalls in between, and whether the upstream is up".into()
             }
+            (_, Reason::File) => "put that file right on this box: the upstream has no part in it".into(),
             ("tls", Reason::Tls) => "check `tls.ca`, `tls.server_name`, and this box's clock".into(),
             (_, Reason::Tls) => "check `tls.certificate` and `tls.key`, and what the upstream trusts".into(),
             (_, Reason::Http) => "check the path in `urls`, and what a proxy in between does with /ws".into(),
@@ -157,7 +158,7 @@ impl Probe<'_> {
                 (_, Reason::Dns) => "name",
                 (_, Reason::Refused | Reason::Unreachable) => "port",
                 (_, Reason::Http) => "websocket",
-                (_, Reason::Tls) => "tls",
+                (_, Reason::Tls | Reason::File) => "tls",
                 ("name", Reason::Timeout) => "port",
                 ("tls", Reason::Timeout) if !url.starts_with("tls:") && !url.starts_with("wss:") => "websocket",
                 (next, _) => next,
