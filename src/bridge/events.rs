@@ -27,11 +27,11 @@ impl Bridge {
                 Ok(())
             }
             Event::PublishAck { stream, ack } => {
-                if ack.outcome == Outcome::Dropped {
-                    // By the policy of a full queue there: it is gone, and that is not silent.
-                    *self.counters.dropped.entry("upstream-full".into()).or_default() += u64::from(ack.count);
-                }
-                if self.up.handle_ack(now.mono, stream, ack.first, ack.count) {
+                let settled = match ack.outcome {
+                    Outcome::Dropped => self.up.handle_dropped(now.mono, stream, ack.first, ack.count),
+                    _ => self.up.handle_ack(now.mono, stream, ack.first, ack.count),
+                };
+                if settled {
                     self.life.acknowledged();
                     upstream.moved_at = now.mono;
                 }

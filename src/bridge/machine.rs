@@ -11,7 +11,7 @@ use super::loops::upstream_name;
 use super::mapping::MapperError;
 use super::pace::{Caps, Pace};
 use super::side::{Stop, each_frame};
-use super::up::{Bounds, Up};
+use super::up::{Bounds, UPSTREAM_FULL, Up};
 use super::upstream::{self, Upstream, handle_link_timeout, link_timeout};
 use super::window::WindowMax;
 use super::{Action, Failure, Reason};
@@ -500,8 +500,12 @@ impl Bridge {
             self.changed = true;
         }
         for given_up in self.up.given_up.drain(..) {
-            let code = Code::from_u16(given_up.code).map_or_else(|| given_up.code.to_string(), |c| c.to_string());
+            let mut code = Code::from_u16(given_up.code).map_or_else(|| given_up.code.to_string(), |c| c.to_string());
             let mut reason = format!("the upstream refused it: {code}");
+            if given_up.code == UPSTREAM_FULL {
+                code = "upstream-full".into();
+                reason = format!("{code}: a full queue of the upstream dropped it");
+            }
             if !given_up.detail.is_empty() {
                 reason = format!("{reason}: {}", given_up.detail);
             }

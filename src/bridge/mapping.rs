@@ -58,6 +58,9 @@ impl fmt::Display for MapperError {
 
 impl std::error::Error for MapperError {}
 
+/// What counts messages of which no route is.
+pub(super) const NO_ROUTE: &str = "no-route";
+
 /// Why a message has no channel to go on under. It never has one: this is for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapError {

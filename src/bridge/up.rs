@@ -17,6 +17,7 @@ pub(super) use self::answers::push_ack;
 use super::forward::{Passage, Refused};
 use super::lane::{Entry, Fence, Lane, Mark};
 use super::loops::Refusal;
+use super::mapping::{MapError, NO_ROUTE};
 use super::pace::{Pace, Turns};
 use super::window::{Window, WindowMax};
 use crate::client::Link;
@@ -35,6 +36,8 @@ const PREFIX_BYTES_MAX: usize = 5;
 /// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
 const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
+/// In place of a code, none of which is 0: a full queue of the upstream dropped it.
+pub(super) const UPSTREAM_FULL: u16 = 0;
 /// Tag of a delivery that is acknowledged to nobody.
 const NOBODY: u64 = 0;
 
@@ -229,6 +232,11 @@ impl Up {
                         (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
                     }
                     Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
+                    Refused::Channel(MapError::NoRoute) => {
+                        // It was under way when the routes became narrower: nobody asked for it any more.
+                        *self.passed.entry(NO_ROUTE).or_default() += 1;
+                        return push_ack(&mut self.acks, consumer, tag, 0);
+                    }
                     Refused::Channel(error) => (Code::BadChannel, error.to_string()),
                     Refused::Marks(refusal @ (Refusal::Loop | Refusal::Hops)) => {
                         // It is done with: it was where it would go, or far enough.

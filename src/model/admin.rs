@@ -159,7 +159,7 @@ pub struct BridgeStatus {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub day_bytes_max: u64,
     /// Messages not forwarded, by reason: codes of the upstream (dead letters), `upstream-full` (a full
-    /// queue there dropped them), `loop`, `hops`, `expired`, `superseded`, `thinned`,
+    /// queue there dropped them: dead letters, too), `loop`, `hops`, `no-route`, `expired`, `superseded`, `thinned`,
     /// [`NOT_KEPT`].
     pub dropped: BTreeMap<String, u64>,
 }

@@ -15,7 +15,7 @@ mod route;
 
 use self::route::{Kind, Room, Route, State};
 use super::loops::{Onward, Refusal, consumer_name, upstream_name};
-use super::mapping::{Mapper, Names};
+use super::mapping::{MapError, Mapper, NO_ROUTE, Names};
 use super::pace::{Caps, Pace};
 use super::side::Stop;
 use super::up::{Bounds, GivenUp, Up, push_ack};
@@ -355,6 +355,8 @@ impl Down {
         }
         let channel = match route.mapper.map(record.channel, &mut self.channel) {
             Ok(channel) => channel,
+            // It was under way when the routes became narrower: nobody asked for it any more.
+            Err(MapError::NoRoute) => return Fate::Passed(Some(NO_ROUTE)),
             Err(error) => return Fate::Refused(Code::BadChannel, error.to_string()),
         };
         let bytes_max = self.local.as_ref().map_or(0, |terms| terms.message_bytes_max) as usize;

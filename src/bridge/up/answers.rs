@@ -1,6 +1,6 @@
 //! What the upstream answers: who of those under way is settled, and what is to be sent again.
 
-use super::{Entry, Fence, GivenUp, NOBODY, RETRY_MS, RETRY_MS_MAX, Settled, Up};
+use super::{Entry, Fence, GivenUp, NOBODY, RETRY_MS, RETRY_MS_MAX, Settled, UPSTREAM_FULL, Up};
 use crate::model::Mono;
 use crate::schedule::backoff_ms;
 use crate::wire::{Code, PublishNack};
@@ -15,6 +15,26 @@ impl Up {
             match entry.tag {
                 NOBODY => up.disowned.push((consumer, bytes)),
                 tag => push_ack(&mut up.acks, consumer, tag, bytes),
+            }
+            true
+        });
+        if settled {
+            self.acked_at = Some(now);
+        }
+        settled
+    }
+
+    /// The upstream dropped these by the policy of a full queue: they are lost there, and dead letters here. Whether something was
+    /// settled by it.
+    pub(in crate::bridge) fn handle_dropped(&mut self, now: Mono, stream: u32, first: u64, count: u32) -> bool {
+        let Some(at) = self.lane_of(stream) else { return false };
+        self.lanes[at].refusals = 0;
+        let settled = self.answer(now, at, (first, count), true, |up, consumer, entry| {
+            let bytes = u64::from(entry.len);
+            let detail = String::new();
+            match entry.tag {
+                NOBODY => up.disowned.push((consumer, bytes)),
+                tag => up.given_up.push(GivenUp { consumer, tag, bytes, code: UPSTREAM_FULL, detail }),
             }
             true
         });

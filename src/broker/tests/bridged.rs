@@ -4,8 +4,7 @@ use super::pair::{Pair, settings};
 use super::world::{World, queue};
 use crate::bridge::Reason;
 use crate::broker::{Event, Peer};
-use crate::config::BridgeSettings;
-use crate::config::{AuthSettings, QueueSettings, Settings, SignatureSettings};
+use crate::config::{AuthSettings, BridgeSettings, Overflow, QueueSettings, Settings, SignatureSettings};
 use crate::model::ConnId;
 use crate::model::admin::BridgeState;
 use crate::session::Denied;
@@ -629,4 +628,35 @@ fn a_refusal_is_told_again_after_a_crash_however_much_was_taken_behind_it() {
     pair.pass(5_000);
     assert_eq!(dead(&mut pair), ["poison"]);
     assert_eq!(arrived(&mut pair.hub), numbers(2..=5_001));
+}
+
+#[test]
+fn what_was_under_way_when_a_route_became_narrower_is_done_with_and_no_dead_letter() {
+    let mut pair = pair();
+    pair.hub_reads = false;
+    let conn = pair.edge.connect();
+    for (n, channel) in (1..).zip(["a/x", "b/x", "a/y"]) {
+        pair.edge.publish(conn, n, channel, channel);
+    }
+    pair.run();
+    pair.hub_reads = true;
+    pair.set(settings(&["main a/#"]));
+    pair.until_open();
+    pair.pass(3_000);
+    assert_eq!(queued(&pair.edge), 0, "{:?}", pair.status());
+    assert_eq!(pair.status().dropped.into_iter().collect::<Vec<_>>(), [("no-route".to_owned(), 1)]);
+    assert_eq!(arrived(&mut pair.hub), ["a/x", "a/y"]);
+}
+
+#[test]
+fn what_a_full_queue_of_the_hub_drops_is_a_dead_letter_and_never_lost_in_silence() {
+    let full = QueueSettings { messages_max: 5, overflow: Overflow::DropNewest, ..queue("main", "#") };
+    let mut pair = Pair::new(vec![queue("main", "#")], vec![full], settings(&["main"]));
+    let conn = pair.edge.connect();
+    publish(&mut pair.edge, conn, 1, 8);
+    pair.pass(3_000);
+    assert_eq!(pair.status().dropped.into_iter().collect::<Vec<_>>(), [("upstream-full".to_owned(), 3)]);
+    assert_eq!(pair.bridge.status(pair.edge.now).acked, 5);
+    assert_eq!(arrived(&mut pair.hub), numbers(1..=5));
+    assert_eq!(dead(&mut pair), numbers(6..=8));
 }

@@ -117,7 +117,7 @@ fn block(b: &BridgeStatus) -> String {
 }
 
 /// Reasons of `dropped` that are not codes of the upstream: what these name is no dead letter.
-const OWN_REASONS: [&str; 6] = ["loop", "hops", "expired", "superseded", "thinned", NOT_KEPT];
+const OWN_REASONS: [&str; 7] = ["loop", "hops", "no-route", "expired", "superseded", "thinned", NOT_KEPT];
 
 fn messages(count: u64) -> String {
     format!("{} {}", show_count(count), if count == 1 { "message" } else { "messages" })
