@@ -122,24 +122,32 @@ impl Broker {
 
     /// Says which queues keep messages for a bridge that nobody runs, and bounds what is kept of such.
     pub(super) fn warn_of_strangers(&mut self) {
-        let is_configured = |name: &str| self.settings.bridges.iter().any(|b| b.name == *name);
-        for queue in self.queues.iter() {
-            let consumers = queue.consumers.iter().flatten();
-            for bridge in consumers.filter_map(|c| c.name.strip_prefix(BridgeSettings::CONSUMER)) {
-                // With another colon it is the bridge of an edge of this broker, which goes by its own name too.
-                if !bridge.contains(':') && !is_configured(bridge) {
-                    log::warn!(
-                        "queue {:?} keeps its messages for bridge {bridge:?}, which is not configured: `tidegate queue \
-                         forget {0} {1}{bridge} --yes` ends that",
-                        queue.settings.name,
-                        BridgeSettings::CONSUMER
-                    );
-                }
-            }
+        for (queue, bridge) in self.strangers() {
+            log::warn!(
+                "queue {queue:?} keeps its messages for bridge {bridge:?}, which is not configured: `tidegate queue forget \
+                 {queue} {}{bridge} --yes` ends that",
+                BridgeSettings::CONSUMER
+            );
         }
+        let is_configured = |name: &str| self.settings.bridges.iter().any(|b| b.name == *name);
         let strangers = self.bridges.kept.keys().filter(|name| !is_configured(name));
         let over: Vec<String> = strangers.skip(STRANGERS_MAX).cloned().collect();
         over.iter().for_each(|name| self.forget_bridge(name));
+    }
+
+    /// Queues with the consumer of a bridge of this broker that is not configured, and the bridge.
+    pub(super) fn strangers(&self) -> Vec<(&str, &str)> {
+        let mut strangers = Vec::new();
+        for queue in self.queues.iter() {
+            let consumers = queue.consumers.iter().flatten();
+            for bridge in consumers.filter_map(|c| c.name.strip_prefix(BridgeSettings::CONSUMER)) {
+                // With another colon it is the bridge of an edge, whose upstream this broker is: configured there.
+                if !bridge.contains(':') && !self.settings.bridges.iter().any(|b| b.name == *bridge) {
+                    strangers.push((queue.settings.name.as_str(), bridge));
+                }
+            }
+        }
+        strangers
     }
 
     fn forget_bridge(&mut self, name: &str) {

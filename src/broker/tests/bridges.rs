@@ -245,3 +245,16 @@ fn a_bridge_that_leaves_by_a_reload_is_forgotten_and_one_that_a_start_misses_is_
     w.restart();
     assert_eq!(w.broker.bridge_kept("hub"), None);
 }
+
+#[test]
+fn an_edges_bridge_is_no_stranger_to_its_hub_and_a_bridge_that_was_its_own_is() {
+    let mut w = World::with(settings(Vec::new()));
+    let c = w.local_bridge("gone");
+    w.consume_with(c, 1, "main", "bridge:gone", &[], |_| {});
+    w.consume_with(c, 3, "main", "bridge:edge-7:hub", &[], |_| {});
+    w.consume_with(c, 5, "main", "reader", &[], |_| {});
+    w.frames(c);
+    assert_eq!(w.broker.strangers(), [("main", "gone")]);
+    w.reload(settings(vec![bridge("gone", "")]));
+    assert_eq!(w.broker.strangers(), []);
+}

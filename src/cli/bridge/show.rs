@@ -151,7 +151,9 @@ fn advice(error: &str, name: &str) -> String {
         "file" => "put the file that the error names right on this box: it is read anew with the next try".into(),
         "tls" => format!("the certificates do not fit, or a clock is wrong; {test}"),
         "http" => "what answers is no WebSocket: check the path in `urls`, and the proxy before the upstream".into(),
-        "auth" => "the upstream does not let it in: check `login` here, and the upstream's identities and roles".into(),
+        "auth" => "where the error names a file, `login` here cannot read it; else the upstream does not let the bridge in: check \
+                   its identities and roles"
+            .into(),
         "protocol" => {
             "the upstream ended the session: its log says why; check its release and the bridge's role".into()
         }
