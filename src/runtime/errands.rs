@@ -16,11 +16,28 @@ use std::thread::Builder;
 
 /// Most threads at once.
 pub const THREADS_MAX: usize = 16;
+/// Of these so many are for files alone: however many name servers never answer, files are read.
+pub const FILE_THREADS: usize = 4;
 /// The system's resolver needs some 100 KiB of stack with its modules.
 const STACK_BYTES: usize = 512 * 1_024;
 
 /// What is to be done.
 type Work = Box<dyn FnOnce() + Send>;
+
+/// What an errand waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Files.
+    Files,
+    /// Name servers.
+    Names,
+}
+
+struct Waiting {
+    number: u64,
+    kind: Kind,
+    work: Work,
+}
 
 /// Threads that run errands. A thread is there while there is something to do; clones share them.
 #[derive(Clone, Default)]
@@ -29,8 +46,18 @@ pub struct Errands(Arc<Mutex<Office>>);
 #[derive(Default)]
 struct Office {
     threads: usize,
-    waiting: VecDeque<(u64, Work)>,
+    /// Of the threads those that wait for name servers.
+    naming: usize,
+    waiting: VecDeque<Waiting>,
     last: u64,
+}
+
+impl Office {
+    /// Place of the first that a thread may begin now.
+    fn next(&self) -> Option<usize> {
+        let names = self.naming < THREADS_MAX - FILE_THREADS;
+        self.waiting.iter().position(|waiting| names || waiting.kind == Kind::Files)
+    }
 }
 
 /// An errand that was begun: ready with what it brought. Dropping the last of its clones takes it back if no thread has begun.
@@ -57,7 +84,11 @@ impl Errands {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn run<T: Clone + Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Errand<T>> {
+    pub fn run<T: Clone + Send + 'static>(
+        &self,
+        kind: Kind,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Errand<T>> {
         let slot = Arc::new(Mutex::new(Slot { brought: None, wakers: Vec::new() }));
         let told = Arc::clone(&slot);
         let work = Box::new(move || {
@@ -71,8 +102,8 @@ impl Errands {
         let mut office = lock(&self.0);
         office.last += 1;
         let number = office.last;
-        office.waiting.push_back((number, work));
-        if office.threads < THREADS_MAX {
+        office.waiting.push_back(Waiting { number, kind, work });
+        if office.threads < THREADS_MAX && office.next().is_some() {
             if let Err(error) = self.hire() {
                 office.waiting.pop_back();
                 return Err(error);
@@ -87,33 +118,43 @@ impl Errands {
     fn hire(&self) -> io::Result<()> {
         // Its place is made on the thread: where there is none, no place is given up.
         let errands = self.clone();
-        let body = move || Place(errands).work();
+        let body = move || Place { errands, naming: false }.work();
         Builder::new().name("errand".into()).stack_size(STACK_BYTES).spawn(body).map(drop)
     }
 }
 
 /// A thread's place; given up however the thread ends.
-struct Place(Errands);
+struct Place {
+    errands: Errands,
+    /// It waits for name servers.
+    naming: bool,
+}
 
 impl Place {
-    fn work(&self) {
-        loop {
-            // In a statement of its own: the lock is not held while the work is done.
-            let next = lock(&self.0.0).waiting.pop_front();
-            match next {
-                Some((_, work)) => work(),
-                None => return,
-            }
+    fn work(mut self) {
+        while let Some(work) = self.next() {
+            work();
         }
+    }
+
+    fn next(&mut self) -> Option<Work> {
+        let mut office = lock(&self.errands.0);
+        office.naming -= usize::from(std::mem::take(&mut self.naming));
+        let at = office.next()?;
+        let next = office.waiting.remove(at)?;
+        self.naming = next.kind == Kind::Names;
+        office.naming += usize::from(self.naming);
+        Some(next.work)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut office = lock(&self.0.0);
+        let mut office = lock(&self.errands.0);
+        office.naming -= usize::from(self.naming);
         office.threads -= 1;
         // What came between the last look and now would wait for ever.
-        if !office.waiting.is_empty() && self.0.hire().is_ok() {
+        if office.next().is_some() && self.errands.hire().is_ok() {
             office.threads += 1;
         }
     }
@@ -127,7 +168,7 @@ impl<T> Clone for Errand<T> {
 
 impl<T> Drop for Begun<T> {
     fn drop(&mut self) {
-        lock(&self.errands.0).waiting.retain(|(number, _)| *number != self.number);
+        lock(&self.errands.0).waiting.retain(|waiting| waiting.number != self.number);
     }
 }
 
@@ -157,6 +198,7 @@ impl<T: Clone> Errand<T> {
 /// when nobody waited any more is for who asks next.
 pub struct Desk<K, T> {
     errands: Errands,
+    kind: Kind,
     open: RefCell<HashMap<K, Errand<T>>>,
     fresh_ms: u64,
 }
@@ -164,8 +206,8 @@ pub struct Desk<K, T> {
 impl<K: Clone + Eq + Hash, T: Clone + Send + 'static> Desk<K, T> {
     /// What nobody waited for is good for so many milliseconds.
     #[must_use]
-    pub fn new(errands: &Errands, fresh_ms: u64) -> Self {
-        Self { errands: errands.clone(), open: RefCell::default(), fresh_ms }
+    pub fn new(errands: &Errands, kind: Kind, fresh_ms: u64) -> Self {
+        Self { errands: errands.clone(), kind, open: RefCell::default(), fresh_ms }
     }
 
     /// What the errand for `key` brings. The caller bounds the time: giving up leaves the errand under way.
@@ -190,7 +232,7 @@ impl<K: Clone + Eq + Hash, T: Clone + Send + 'static> Desk<K, T> {
         if let Some(errand) = open.get(key) {
             return Ok(errand.clone());
         }
-        let errand = self.errands.run(work)?;
+        let errand = self.errands.run(self.kind, work)?;
         open.insert(key.clone(), errand.clone());
         Ok(errand)
     }
@@ -219,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_an_errand_brings_wakes_who_waits() {
-        let desk = Desk::new(&Errands::default(), 0);
+        let desk = Desk::new(&Errands::default(), Kind::Files, 0);
         assert_eq!(wait(desk.ask("a", || 7)).expect("a thread"), 7);
         assert_eq!(wait(desk.ask("a", || 8)).expect("a thread"), 8);
         assert!(desk.open.borrow().is_empty());
@@ -228,7 +270,7 @@ mod tests {
     #[test]
     fn an_errand_that_hangs_has_no_second_thread_and_its_late_answer_serves_who_asks_next() {
         let errands = Errands::default();
-        let desk = Desk::new(&errands, 60_000);
+        let desk = Desk::new(&errands, Kind::Files, 60_000);
         let (open, hangs) = gate();
         assert!(wait(give_up(desk.ask("hub", move || hangs.recv().unwrap_or_default()))).is_none());
         for _ in 0..100 {
@@ -244,7 +286,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_came_too_late_is_not_used_when_it_is_old() {
-        let desk = Desk::new(&Errands::default(), 0);
+        let desk = Desk::new(&Errands::default(), Kind::Files, 0);
         let (open, hangs) = gate();
         assert!(wait(give_up(desk.ask("file", move || hangs.recv().unwrap_or_default()))).is_none());
         open.send(1).expect("it waits");
@@ -257,14 +299,14 @@ mod tests {
     #[test]
     fn threads_are_bounded_and_what_nobody_waits_for_any_more_is_not_begun() {
         let errands = Errands::default();
-        let desk = Desk::new(&errands, 0);
+        let desk = Desk::new(&errands, Kind::Files, 0);
         let (open, hangs) = gate();
         let hangs = Arc::new(Mutex::new(hangs));
         for key in 0..THREADS_MAX as u32 {
             let hangs = Arc::clone(&hangs);
             assert!(wait(give_up(desk.ask(key, move || lock(&hangs).recv().unwrap_or_default()))).is_none());
         }
-        let late = errands.run(|| unreachable!("it was taken back")).expect("it waits for a thread");
+        let late = errands.run(Kind::Files, || unreachable!("it was taken back")).expect("it waits for a thread");
         assert_eq!(lock(&errands.0).threads, THREADS_MAX);
         drop::<Errand<u32>>(late);
         let asked = desk.ask(99, || 3);
@@ -272,6 +314,37 @@ mod tests {
         drop(open);
         assert_eq!(wait(asked).expect("a thread"), 3);
         while lock(&errands.0).threads > 0 {
+            wait(Timer::after_ms(1));
+        }
+    }
+
+    #[test]
+    fn name_servers_that_never_answer_hold_up_no_files() {
+        let errands = Errands::default();
+        let (names, files) = (Desk::new(&errands, Kind::Names, 0), Desk::new(&errands, Kind::Files, 0));
+        let (open, hangs) = gate();
+        let hangs = Arc::new(Mutex::new(hangs));
+        for key in 0..2 * THREADS_MAX as u32 {
+            let hangs = Arc::clone(&hangs);
+            let asked = give_up(names.ask(key, move || lock(&hangs).recv().unwrap_or_default()));
+            assert!(wait(asked).is_none());
+        }
+        let most = THREADS_MAX - FILE_THREADS;
+        let counts = || {
+            let office = lock(&errands.0);
+            (office.naming, office.threads, office.waiting.len())
+        };
+        while counts() != (most, most, 2 * THREADS_MAX - most) {
+            wait(Timer::after_ms(1));
+        }
+        for key in 0..100 {
+            assert_eq!(wait(files.ask(key, move || key)).expect("a thread"), key);
+        }
+        // And what waits for names is done once these answer.
+        let asked = names.ask(99, || 3);
+        drop(open);
+        assert_eq!(wait(asked).expect("a thread"), 3);
+        while counts() != (0, 0, 0) {
             wait(Timer::after_ms(1));
         }
     }

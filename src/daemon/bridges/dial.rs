@@ -8,7 +8,7 @@ use crate::config::BridgeSettings;
 use crate::model::Wall;
 use crate::model::limits::FRAME_PAYLOAD_BYTES_MAX;
 use crate::runtime::clock;
-use crate::runtime::errands::{Desk, Errands};
+use crate::runtime::errands::{Desk, Errands, Kind};
 use crate::runtime::reactor::Timer;
 use crate::tls::{
     ALPN_FRAMES, ALPN_HTTP, CertificateFacts, Side, TlsError, TlsStream, Trust, day, explain_io, handshake,
@@ -90,10 +90,10 @@ impl Dialer {
     pub fn new(folder: PathBuf, errands: &Errands) -> Self {
         Self {
             folder,
-            names: Desk::new(errands, NAME_FRESH_MS),
-            trusts: Desk::new(errands, 0),
-            secrets: Desk::new(errands, 0),
-            looks: Desk::new(errands, 0),
+            names: Desk::new(errands, Kind::Names, NAME_FRESH_MS),
+            trusts: Desk::new(errands, Kind::Files, 0),
+            secrets: Desk::new(errands, Kind::Files, 0),
+            looks: Desk::new(errands, Kind::Files, 0),
         }
     }
 

@@ -4,6 +4,7 @@
 //! whatever it hangs on, is a future that nobody polls: neither the loop nor another bridge waits for it.
 
 mod dial;
+mod edge;
 mod farewell;
 mod files;
 mod probe;
@@ -15,26 +16,26 @@ pub use probe::{Step, probe};
 use super::machine::Machine;
 use super::shared::Shared;
 use crate::bridge::{Bridge, Parts};
+use crate::broker::Event;
 use crate::config::{BridgeSettings, Settings};
-use crate::model::limits::NAME_BYTES_MAX;
+use crate::model::admin::{BridgeState, BridgeStatus};
+use crate::runtime::entropy;
 use crate::runtime::errands::Errands;
-use crate::runtime::{entropy, identity};
 use dial::Dialer;
+use edge::Edge;
 use farewell::Farewell;
-use ring::digest::{SHA256, digest};
 use smol::LocalExecutor;
+use smol::future::FutureExt as _;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use task::{Order, Orders, Task};
 
-/// Bytes of a name that tells this broker from others, as hexadecimal digits and a hyphen.
-const SUFFIX_BYTES: usize = 9;
-
 /// What all bridges share.
 struct Office {
     dialer: Dialer,
+    /// Who this broker is to upstreams.
+    edge: Edge,
     /// The executor owns the tasks that own this.
     executor: Weak<LocalExecutor<'static>>,
 }
@@ -52,8 +53,6 @@ impl Office {
 pub(super) struct Bridges<M: Machine> {
     shared: Rc<Shared<M>>,
     office: Rc<Office>,
-    /// Name of this edge, once there was a bridge.
-    edge: Option<String>,
     running: BTreeMap<String, Running>,
 }
 
@@ -67,9 +66,10 @@ impl<M: Machine + 'static> Bridges<M> {
     pub(super) fn new(shared: &Rc<Shared<M>>, executor: &Rc<LocalExecutor<'static>>) -> Self {
         let settings = shared.machine.borrow().settings().clone();
         let folder = settings.data.clone().unwrap_or_default();
-        let dialer = Dialer::new(folder, &Errands::default());
-        let office = Rc::new(Office { dialer, executor: Rc::downgrade(executor) });
-        let mut this = Self { shared: Rc::clone(shared), office, edge: None, running: BTreeMap::new() };
+        let errands = Errands::default();
+        let (edge, dialer) = (Edge::new(&folder, &errands), Dialer::new(folder, &errands));
+        let office = Rc::new(Office { dialer, edge, executor: Rc::downgrade(executor) });
+        let mut this = Self { shared: Rc::clone(shared), office, running: BTreeMap::new() };
         this.reload(&settings);
         this
     }
@@ -99,22 +99,12 @@ impl<M: Machine + 'static> Bridges<M> {
 
     fn start(&mut self, settings: &Settings, bridge: &BridgeSettings) {
         let Some(executor) = self.office.executor.upgrade() else { return };
-        let folder = settings.data.clone().unwrap_or_default();
-        let edge = self.edge.get_or_insert_with(|| edge_name(&settings.name, &folder)).clone();
         let bridge = Arc::new(bridge.clone());
-        let parts = Parts {
-            settings: Arc::clone(&bridge),
-            name: settings.name.clone(),
-            edge,
-            kept: self.shared.machine.borrow().bridge_kept(&bridge.name),
-            // Without randomness it only waits as others do.
-            seed: entropy::seed().unwrap_or_default(),
-        };
         log::info!("bridge {} to {}", bridge.name, bridge.urls.join(", "));
         let orders = Rc::<Orders>::default();
-        let machine = Bridge::new(self.shared.now(), parts);
-        let task = Task::new(&self.shared, &self.office, &orders, Arc::clone(&bridge), machine);
-        executor.spawn(task).detach();
+        let (shared, office) = (Rc::clone(&self.shared), Rc::clone(&self.office));
+        let life = live(shared, office, Rc::clone(&orders), settings.name.clone(), Arc::clone(&bridge));
+        executor.spawn(life).detach();
         self.running.insert(bridge.name.clone(), Running { settings: bridge, orders });
     }
 
@@ -138,40 +128,42 @@ impl<M: Machine + 'static> Bridges<M> {
     }
 }
 
-/// A name that no other broker has: the configured one, and a digest of the machine's id and the data folder's. Boxes made of
-/// one image have the one or the other of their own.
-fn edge_name(name: &str, folder: &Path) -> String {
-    let machine = identity::machine().unwrap_or_default();
-    let own = identity::folder(folder).unwrap_or_else(|error| {
-        log::error!("the data folder has no identity, the machine's must do: {error}");
-        String::new()
-    });
-    join_name(name, &machine, &own)
-}
-
-fn join_name(name: &str, machine: &str, own: &str) -> String {
-    let hash = digest(&SHA256, format!("{machine}\n{own}").as_bytes());
-    let suffix: String = hash.as_ref().iter().take(SUFFIX_BYTES / 2).map(|byte| format!("{byte:02x}")).collect();
-    let mut end = name.len().min(NAME_BYTES_MAX - SUFFIX_BYTES);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}-{suffix}", &name[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_edge_of_a_cloned_image_or_of_a_second_folder_has_another_name() {
-        let name = join_name("pump-7", "a", "b");
-        assert_eq!(name, join_name("pump-7", "a", "b"));
-        assert!(name.starts_with("pump-7-") && name.len() == "pump-7-".len() + 8, "{name}");
-        for (machine, own) in [("", "b"), ("a", ""), ("c", "b"), ("a", "c"), ("ab", "")] {
-            assert_ne!(join_name("pump-7", machine, own), name);
-        }
-        let long = join_name(&"ä".repeat(100), "a", "b");
-        assert!(long.len() <= NAME_BYTES_MAX && long.len() > NAME_BYTES_MAX - 3, "{long}");
-    }
+/// A bridge's life: it begins once it is known who this broker is. Orders wait until then, but for that of its end.
+async fn live<M: Machine + 'static>(
+    shared: Rc<Shared<M>>,
+    office: Rc<Office>,
+    orders: Rc<Orders>,
+    name: String,
+    bridge: Arc<BridgeSettings>,
+) {
+    let tell = |why: &str, retry_ms: u64| {
+        let status = BridgeStatus {
+            name: bridge.name.clone(),
+            tenant: bridge.tenant.clone(),
+            url: bridge.urls.first().cloned().unwrap_or_default(),
+            state: BridgeState::Waiting,
+            last_error: "local".into(),
+            last_error_detail: why.into(),
+            last_error_age_ms: 1,
+            retry_ms,
+            ..BridgeStatus::default()
+        };
+        shared.handle(Event::Bridge { status: Box::new(status), keep: None });
+    };
+    let known = async { Some(office.edge.name(&name, &tell).await) };
+    let ended = async {
+        orders.ended().await;
+        None
+    };
+    let Some(edge) = known.or(ended).await else { return };
+    let parts = Parts {
+        settings: Arc::clone(&bridge),
+        name,
+        edge,
+        kept: shared.machine.borrow().bridge_kept(&bridge.name),
+        // Without randomness it only waits as others do.
+        seed: entropy::seed().unwrap_or_default(),
+    };
+    let machine = Bridge::new(shared.now(), parts);
+    Task::new(&shared, &office, &orders, bridge, machine).await;
 }

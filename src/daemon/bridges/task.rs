@@ -21,7 +21,7 @@ use crate::transport::BoxStream;
 use smol::io::{AsyncRead, AsyncWrite};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -50,7 +50,7 @@ pub(super) enum Order {
     },
 }
 
-/// Orders for a task; the loop gives a few at a time, and the task takes all it finds.
+/// Orders for a task: of each kind the last, since the task may not have begun.
 #[derive(Default)]
 pub(super) struct Orders {
     waiting: RefCell<VecDeque<Order>>,
@@ -59,7 +59,11 @@ pub(super) struct Orders {
 
 impl Orders {
     pub(super) fn give(&self, order: Order) {
-        self.waiting.borrow_mut().push_back(order);
+        let kind = std::mem::discriminant(&order);
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.retain(|other| std::mem::discriminant(other) != kind);
+        waiting.push_back(order);
+        drop(waiting);
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -71,6 +75,16 @@ impl Orders {
         if kept.is_none() {
             *kept = Some(waker.clone());
         }
+    }
+
+    /// Ready when the end is among them.
+    pub(super) async fn ended(&self) {
+        poll_fn(|cx| {
+            self.remember(cx.waker());
+            let ended = self.waiting.borrow().iter().any(|order| matches!(order, Order::End { .. }));
+            if ended { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     fn take(&self) -> Option<Order> {
