@@ -6,14 +6,19 @@
 //! - `plan` draws a world from a seed: settings, queues, clients, workload, faults.
 //! - `world` is the executor: one queue of events, one clock, connections (`net`).
 //! - `host` runs a broker as the daemon does, on a disk that loses power, fills up and fails.
+//! - `edge` runs a bridge between its host's broker and another's, on a way that fails (`bridged` draws such worlds, `across` judges
+//!   them).
 //! - `clients` publish, consume and subscribe with the real core.
 //! - `scenarios` are worlds with a name, among them the control that must fail.
 //! - `tap` reads what a broker sends at the moment it leaves; `ledger` knows what was promised and judges it.
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
 
+mod across;
+mod bridged;
 mod clients;
 mod contents;
+mod edge;
 mod host;
 mod ledger;
 mod net;
