@@ -8,6 +8,7 @@
 //! alone ends every loop. A record without room for even that goes on as it is if it has an id, since a broker it comes round to
 //! knows its ids; without an id nothing would stop it, so it does not go on ([`Refusal::Room`]) and becomes a dead letter.
 
+use crate::model::limits::NAME_BYTES_MAX;
 use crate::model::{Channel, Properties, Property, Record, tag};
 use std::fmt;
 
@@ -61,11 +62,34 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Name of an upstream as an origin: what it says in its welcome is what somebody configured and often a default, so that the edge
-/// and the bridge through which it is known are named, too.
+/// Name of a bridge's upstream as an origin. What the upstream says in its welcome is what somebody configured and often a default,
+/// and an address of the same upstream may be another machine; edge and bridge are one way to one upstream.
 #[must_use]
-pub fn upstream_name(server: &str, edge: &str, bridge: &str) -> String {
-    format!("{server}@{edge}:{bridge}")
+pub fn upstream_name(edge: &str, bridge: &str) -> String {
+    bounded("upstream", edge, bridge)
+}
+
+/// Name of a bridge's consumer in the queues of its upstream.
+#[must_use]
+pub fn consumer_name(edge: &str, bridge: &str) -> String {
+    bounded("bridge", edge, bridge)
+}
+
+/// A name of a consumer's letters and length. Where edge and bridge have others, or are too long, what tells them apart is a number
+/// made of them.
+fn bounded(what: &str, edge: &str, bridge: &str) -> String {
+    let plain = format!("{what}:{edge}:{bridge}");
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+    if plain.len() <= NAME_BYTES_MAX && plain.chars().all(is_plain) {
+        return plain;
+    }
+    // FNV-1a: the same on every machine and in every release. The zero is in neither name.
+    let bytes = edge.bytes().chain([0]).chain(bridge.bytes());
+    let number = bytes
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let mut name: String = plain.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    name.truncate(NAME_BYTES_MAX - 17);
+    format!("{name}-{number:016x}")
 }
 
 impl Onward<'_> {
@@ -255,6 +279,20 @@ mod tests {
         assert_eq!(pass(onward(bare + 9), &plain).map(|bytes| bytes.len()), Ok(bare + 9));
         assert_eq!(pass(onward(bare + 8), &plain).map(|bytes| bytes.len()), Ok(bare + 3));
         assert_eq!(pass(onward(bare), &plain).map(|bytes| bytes.len()), Ok(bare));
+    }
+
+    #[test]
+    fn names_made_of_edge_and_bridge_are_names_and_differ() {
+        assert_eq!(consumer_name("edge-7", "cloud"), "bridge:edge-7:cloud");
+        assert_eq!(upstream_name("edge-7", "cloud"), "upstream:edge-7:cloud");
+        let long = "x".repeat(200);
+        let pairs = [("é", "b"), ("è", "b"), ("a b", "c"), ("a_b", "c"), (&long, "b"), (&long, "c"), (&long[1..], "b")];
+        let names: std::collections::BTreeSet<String> = pairs.iter().map(|(e, b)| consumer_name(e, b)).collect();
+        assert_eq!(names.len(), pairs.len());
+        for name in &names {
+            let legal = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b));
+            assert!(legal && name.len() <= NAME_BYTES_MAX, "{name}");
+        }
     }
 
     #[test]

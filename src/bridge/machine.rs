@@ -1,16 +1,54 @@
 //! The machine: what both sessions and the clock tell it, and what it asks for.
 
-use super::{Action, Failure};
+use super::forward::Passage;
+use super::keep::Kept;
+use super::life::{Life, State};
+use super::local::{self, Local, LocalState};
+use super::side::{Stop, each_frame};
+use super::up::{Bounds, Up, frame_bytes};
+use super::upstream::{self, Upstream, handle_link_timeout, link_timeout, refused};
+use super::{Action, Failure, Reason};
+use crate::client::Event;
 use crate::config::BridgeSettings;
-use crate::model::admin::BridgeStatus;
+use crate::model::limits::DETAIL_BYTES_MAX;
 use crate::model::{Mono, Now};
-use std::collections::VecDeque;
+use crate::wire::{Auth, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, auth_method};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+/// Least milliseconds from one [`Action::Tell`] to the next.
+const TELL_MS: u64 = 500;
+/// A hub that acknowledges nothing while so many times `ack_ms_max` pass is given up, whatever else it sends.
+const UNACKED_TIMES: u64 = 4;
 
 /// A bridge.
 pub struct Bridge {
-    settings: Arc<BridgeSettings>,
+    pub(super) settings: Arc<BridgeSettings>,
+    pub(super) edge: String,
+    pub(super) life: Life,
+    pub(super) local: Local,
+    pub(super) upstream: Option<Upstream>,
+    pub(super) up: Up,
+    passage: Passage,
+    pub(super) kept: Kept,
+    pub(super) counters: Counters,
     actions: VecDeque<Action>,
+    /// Something changed that was not told.
+    changed: bool,
+    /// What it keeps changed.
+    keep_changed: bool,
+    told_at: Option<Mono>,
+}
+
+/// What is counted from the start on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counters {
+    pub(super) acked: u64,
+    pub(super) dropped: BTreeMap<String, u64>,
+    /// Bytes sent and heard on connections that are gone.
+    pub(super) bytes: (u64, u64),
+    /// Messages brought from the upstream and taken here.
+    pub(super) brought: u64,
 }
 
 /// What a bridge is made of.
@@ -30,46 +68,157 @@ pub struct Parts {
 impl Bridge {
     /// A bridge that begins now.
     #[must_use]
-    pub fn new(_now: Now, parts: Parts) -> Self {
-        Self { settings: parts.settings, actions: VecDeque::new() }
+    pub fn new(now: Now, parts: Parts) -> Self {
+        let kept = Kept::read(parts.kept.as_deref());
+        let mut bridge = Self {
+            life: Life::new(now.mono, parts.seed, kept.paused),
+            local: Local::new(now, &parts.settings),
+            upstream: None,
+            up: Up::new(parts.seed ^ 1),
+            passage: Passage { record_bytes_max: 0, lz4: false },
+            kept,
+            counters: Counters::default(),
+            actions: VecDeque::new(),
+            changed: true,
+            keep_changed: false,
+            told_at: None,
+            edge: parts.edge,
+            settings: parts.settings,
+        };
+        bridge.advance(now);
+        bridge
     }
 
     // -- the upstream's bytes --
 
     /// An [`Action::Dial`] came to an end.
-    pub fn handle_dialed(&mut self, _now: Now, _number: u64, _result: Result<(), Failure>) {}
+    pub fn handle_dialed(&mut self, now: Now, number: u64, result: Result<(), Failure>) {
+        if !self.life.is_of(number) || self.upstream.is_some() {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                let mut upstream = Upstream::new(now);
+                upstream.hello(&self.settings, &self.edge);
+                self.upstream = Some(upstream);
+                self.life.dialed();
+                self.changed = true;
+            }
+            Err(failure) => self.lose(now, failure, 0),
+        }
+        self.advance(now);
+    }
 
     /// Bytes of the upstream arrived. The edge asks [`Bridge::wants_upstream`] before it reads.
-    pub fn handle_upstream(&mut self, _now: Now, _number: u64, _bytes: &[u8]) {}
+    pub fn handle_upstream(&mut self, now: Now, number: u64, bytes: &[u8]) {
+        let Some(upstream) = self.upstream.as_mut().filter(|_| self.life.is_of(number)) else { return };
+        upstream.note_heard(now.mono, bytes.len());
+        let mut kept = std::mem::take(&mut upstream.partial);
+        let result = each_frame(&mut kept, bytes, upstream::FRAME_BYTES_MAX, |frame| self.upstream_frame(now, &frame));
+        match result {
+            Ok(()) => {
+                if let Some(upstream) = self.upstream.as_mut() {
+                    upstream.partial = kept;
+                }
+            }
+            Err(stop) => self.stop(now, stop),
+        }
+        self.advance(now);
+    }
 
     /// So many bytes of [`Bridge::poll_upstream`] were taken by the transport since the last call: the link moves.
-    pub fn handle_sent(&mut self, _now: Now, _number: u64, _bytes: usize) {}
+    pub fn handle_sent(&mut self, now: Now, number: u64, bytes: usize) {
+        if let Some(upstream) = self.upstream.as_mut().filter(|_| self.life.is_of(number) && bytes > 0) {
+            upstream.moved_at = now.mono;
+        }
+    }
 
     /// The connection to the upstream ended, not by an [`Action::HangUp`].
-    pub fn handle_hung_up(&mut self, _now: Now, _number: u64, _failure: Failure) {}
+    pub fn handle_hung_up(&mut self, now: Now, number: u64, failure: Failure) {
+        if self.life.is_of(number) {
+            self.lose(now, failure, 0);
+            self.advance(now);
+        }
+    }
 
     /// The answer to [`Action::Credentials`]: the bytes of an auth frame, or why there are none.
-    pub fn handle_credentials(&mut self, _now: Now, _number: u64, _data: Result<(u8, Vec<u8>), String>) {}
+    pub fn handle_credentials(&mut self, now: Now, number: u64, data: Result<(u8, Vec<u8>), String>) {
+        if !self.life.is_of(number) {
+            return;
+        }
+        match (data, self.upstream.as_mut()) {
+            (Ok((method, data)), Some(upstream)) if self.life.state == State::Greeting => {
+                upstream.frame(FrameType::Auth, 0, &Auth { method, data: &data });
+            }
+            (Ok(_), _) => {}
+            (Err(detail), _) => {
+                self.hang_up();
+                self.lose(now, Failure { reason: Reason::Auth, detail }, 0);
+            }
+        }
+        self.advance(now);
+    }
 
     /// Appends whole frames for the upstream, about `bytes_max` of them; nothing when there is none to send now.
-    pub fn poll_upstream(&mut self, _now: Now, _out: &mut Vec<u8>, _bytes_max: usize) {}
+    pub fn poll_upstream(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
+        let start = out.len();
+        let Some(upstream) = self.upstream.as_mut() else { return };
+        upstream.poll_control(out);
+        if self.life.is_open() && !upstream.going {
+            let idle = self.up.in_flight.0 == 0;
+            let bounds = bounds(&self.settings, upstream);
+            let room = bytes_max.saturating_sub(out.len() - start);
+            self.up.fill(now.mono, &bounds, &mut upstream.link, out, room);
+            if idle {
+                upstream.note_idle(now.mono);
+            }
+        }
+        upstream.note_sent(now.mono, out.len() - start);
+    }
 
     /// Whether it has room for what the upstream sends.
     #[must_use]
     pub fn wants_upstream(&self) -> bool {
-        true
+        self.local.waiting() < LOCAL_BYTES_MAX
     }
 
     // -- the local broker's bytes --
 
     /// Bytes of the local broker.
-    pub fn handle_local(&mut self, _now: Now, _bytes: &[u8]) {}
+    pub fn handle_local(&mut self, now: Now, bytes: &[u8]) {
+        if matches!(self.local.state, LocalState::Closed(_)) {
+            return;
+        }
+        self.local.link.heard(local::ms(now.mono));
+        let mut kept = std::mem::take(&mut self.local.partial);
+        let result = each_frame(&mut kept, bytes, local::FRAME_BYTES_MAX, |frame| self.local_frame(now, &frame));
+        match result {
+            Ok(()) => self.local.partial = kept,
+            Err(Stop::Over) => {}
+            Err(Stop::Failed(failure, _)) => {
+                self.actions.push_back(Action::CloseLocal);
+                self.lose_local(now, failure.detail);
+            }
+        }
+        self.advance(now);
+    }
 
     /// The local session ended, not by an [`Action::CloseLocal`].
-    pub fn handle_local_closed(&mut self, _now: Now) {}
+    pub fn handle_local_closed(&mut self, now: Now) {
+        if !matches!(self.local.state, LocalState::Closed(_)) {
+            self.lose_local(now, "the local broker ended the session".into());
+            self.advance(now);
+        }
+    }
 
     /// Appends whole frames for the local broker.
-    pub fn poll_local(&mut self, _now: Now, _out: &mut Vec<u8>, _bytes_max: usize) {}
+    pub fn poll_local(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
+        let start = out.len();
+        self.local.poll(out, bytes_max);
+        if out.len() > start {
+            self.local.link.sent(local::ms(now.mono));
+        }
+    }
 
     /// Whether it has room for what the local broker sends.
     #[must_use]
@@ -80,20 +229,102 @@ impl Bridge {
     // -- life --
 
     /// New settings: what changed takes effect, with a new connection where it must.
-    pub fn handle_settings(&mut self, _now: Now, settings: Arc<BridgeSettings>) {
-        self.settings = settings;
+    pub fn handle_settings(&mut self, now: Now, settings: Arc<BridgeSettings>) {
+        let old = std::mem::replace(&mut self.settings, settings);
+        let new = &*self.settings;
+        let same_way = BridgeSettings { up: old.up.clone(), down: old.down.clone(), ..calm(&old) }
+            == BridgeSettings { up: old.up.clone(), down: old.down.clone(), ..calm(new) };
+        let same_routes = old.up == new.up && old.down == new.down && old.name == new.name && old.tenant == new.tenant;
+        if !same_way || !same_routes {
+            if self.life.is_connected() {
+                self.hang_up();
+                self.drop_upstream(now);
+            }
+            if !matches!(self.life.state, State::Paused) {
+                self.life.restart(now.mono);
+            }
+        }
+        if !same_routes {
+            self.local.end_consumers();
+            self.local.set_routes(&self.settings);
+            self.local.consume(&self.settings.consumer(), window(&self.settings));
+        }
+        self.changed = true;
+        self.advance(now);
     }
 
     /// An operator wants it paused, or to go on.
-    pub fn handle_pause(&mut self, _now: Now, _pause: bool) {}
+    pub fn handle_pause(&mut self, now: Now, pause: bool) {
+        if pause != self.kept.paused {
+            self.kept.paused = pause;
+            (self.changed, self.keep_changed) = (true, true);
+            // An operator's answer is not kept waiting.
+            self.told_at = None;
+        }
+        if pause && self.life.state != State::Paused {
+            if self.life.is_connected() {
+                self.hang_up();
+                self.drop_upstream(now);
+            }
+            self.life.pause();
+        } else if !pause && self.life.state == State::Paused {
+            self.life.restart(now.mono);
+        }
+        self.advance(now);
+    }
 
     /// The time of [`Bridge::poll_timeout`] has come.
-    pub fn handle_timeout(&mut self, _now: Now) {}
+    pub fn handle_timeout(&mut self, now: Now) {
+        match self.life.state {
+            State::Dialing(by) if by <= now.mono => {
+                self.hang_up();
+                let detail = "the connection was not there in time".into();
+                self.lose(now, Failure { reason: Reason::Timeout, detail }, 0);
+            }
+            _ => {}
+        }
+        if let Some(upstream) = self.upstream.as_mut()
+            && let Err(error) = handle_link_timeout(&mut upstream.link, now.mono)
+        {
+            self.stop(now, error.into());
+        }
+        if self.life.is_open() && self.stalled_at().is_some_and(|at| at <= now.mono) {
+            let detail = "what was sent is not acknowledged".into();
+            self.stop(now, Stop::Failed(Failure { reason: Reason::Stalled, detail }, 0));
+        }
+        self.up.resume(now.mono);
+        if self.life.returns(now.mono, self.settings.return_ms) {
+            self.renew(now, true);
+        }
+        if !matches!(self.local.state, LocalState::Closed(_))
+            && handle_link_timeout(&mut self.local.link, now.mono).is_err()
+        {
+            self.actions.push_back(Action::CloseLocal);
+            self.lose_local(now, "the local broker is silent".into());
+        }
+        self.advance(now);
+    }
 
     /// When to call [`Bridge::handle_timeout`] at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Mono> {
-        None
+        let local = match self.local.state {
+            LocalState::Closed(at) => at,
+            LocalState::Greeting | LocalState::Open => link_timeout(&self.local.link),
+        };
+        let tell = self.changed.then(|| self.told_at.map_or(Mono(0), |at| at.plus_ms(TELL_MS)));
+        let upstream = self.upstream.as_ref().map(|u| link_timeout(&u.link));
+        let times = [
+            Some(local),
+            self.local.retry_at,
+            // Until the local session is open it is not dialed.
+            self.life.poll_timeout(self.settings.return_ms).filter(|_| self.local.is_open() || !self.life.is_waiting()),
+            upstream,
+            self.stalled_at(),
+            self.up.poll_timeout(),
+            tell,
+        ];
+        times.into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -101,13 +332,331 @@ impl Bridge {
         self.actions.pop_front()
     }
 
-    /// How it is.
-    #[must_use]
-    pub fn status(&self, _now: Now) -> BridgeStatus {
-        BridgeStatus {
-            name: self.settings.name.clone(),
-            tenant: self.settings.tenant.clone(),
-            ..BridgeStatus::default()
+    // -- what the sessions say --
+
+    fn upstream_frame(&mut self, now: Now, frame: &Frame<'_>) -> Result<(), Stop> {
+        let Some(upstream) = self.upstream.as_mut() else { return Err(Stop::Over) };
+        if frame.header.kind == FrameType::Welcome {
+            upstream.welcomed(frame)?;
         }
+        let event = upstream.link.handle_frame(frame)?;
+        match event {
+            Event::Challenge { method, data } => self.handle_challenge(method, data),
+            Event::Welcome(_) => {
+                self.life.opened(now.mono);
+                self.opened();
+                Ok(())
+            }
+            Event::PublishAck { stream, ack } => {
+                let before = self.up.in_flight.1;
+                if self.up.handle_ack(now.mono, stream, ack.first, ack.count) {
+                    self.life.acknowledged();
+                    upstream.moved_at = now.mono;
+                }
+                upstream.note_acked(now.mono, before - self.up.in_flight.1);
+                Ok(())
+            }
+            Event::PublishNack { stream, nack } => {
+                self.up.handle_nack(now.mono, stream, &nack);
+                Ok(())
+            }
+            Event::Pause { stream, .. } => {
+                self.up.handle_pause(stream, true);
+                Ok(())
+            }
+            Event::Resume { stream } => {
+                self.up.handle_pause(stream, false);
+                Ok(())
+            }
+            Event::Error { stream: 0, error } => Err(refused(error.code, error.retry_after_ms, error.detail)),
+            Event::Close(close) => Err(refused(close.code, 0, close.detail)),
+            Event::Goaway(goaway) => self.handle_goaway(now, &goaway),
+            // Streams of what is brought: `down` takes these.
+            Event::Deliver { .. }
+            | Event::Chunk { .. }
+            | Event::Done { .. }
+            | Event::Error { .. }
+            | Event::Dropped { .. } => Ok(()),
+            Event::Request { .. }
+            | Event::Response { .. }
+            | Event::Cancel { .. }
+            | Event::Pong
+            | Event::Ping
+            | Event::Ignored => Ok(()),
+        }
+    }
+
+    fn handle_challenge(&mut self, method: u8, challenge: &[u8]) -> Result<(), Stop> {
+        if method == auth_method::TRANSPORT {
+            if let Some(upstream) = self.upstream.as_mut() {
+                upstream.frame(FrameType::Auth, 0, &Auth { method, data: &[] });
+            }
+            return Ok(());
+        }
+        let (number, challenge) = (self.life.number, challenge.to_vec());
+        self.actions.push_back(Action::Credentials { number, method, challenge });
+        Ok(())
+    }
+
+    /// The upstream will end the connection. What it refuses to renew in time is begun anew before it ends, where the link is
+    /// not just that.
+    fn handle_goaway(&mut self, now: Now, goaway: &Goaway<'_>) -> Result<(), Stop> {
+        if goaway.code == Code::CredentialsExpired as u16 {
+            if self.life.may_renew(now.mono) {
+                self.renew(now, false);
+                return Err(Stop::Over);
+            }
+        } else if let Some(upstream) = self.upstream.as_mut() {
+            upstream.going = true;
+        }
+        Ok(())
+    }
+
+    fn local_frame(&mut self, now: Now, frame: &Frame<'_>) -> Result<(), Stop> {
+        let event = self.local.link.handle_frame(frame)?;
+        match event {
+            Event::Welcome(_) => {
+                self.local.state = LocalState::Open;
+                self.local.consume(&self.settings.consumer(), window(&self.settings));
+                self.changed = true;
+                Ok(())
+            }
+            Event::Done { stream, .. } => {
+                self.local.handle_done(stream);
+                Ok(())
+            }
+            Event::Deliver { stream, head, payload, more } if self.local.takes(stream) => {
+                if more {
+                    return self.local.begin(stream, head, payload);
+                }
+                self.handle_delivery(stream, &head, payload)
+            }
+            Event::Chunk { stream, kind: FrameType::Deliver, payload, more } if self.local.takes(stream) => {
+                match self.local.assembly.go_on(stream, payload, more)? {
+                    Some((head, bytes)) => self.handle_delivery(stream, &head, &bytes),
+                    None => Ok(()),
+                }
+            }
+            Event::Error { stream: 0, error } => Err(Stop::new(Reason::Local, error.detail)),
+            Event::Error { stream, error } => {
+                if let Some(queue) = self.local.handle_refused(now, stream) {
+                    let detail = format!("queue {queue:?} cannot be consumed: {}", error.detail);
+                    self.life.last = Some((Failure { reason: Reason::Local, detail }, now.mono));
+                    self.changed = true;
+                }
+                Ok(())
+            }
+            Event::Close(close) => Err(Stop::new(Reason::Local, close.detail)),
+            // Publishes of what is brought: `down` takes their answers.
+            Event::PublishAck { .. } | Event::PublishNack { .. } | Event::Pause { .. } | Event::Resume { .. } => Ok(()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Messages of a queue: into their lanes.
+    fn handle_delivery(&mut self, stream: u32, head: &Deliver, payload: &[u8]) -> Result<(), Stop> {
+        let Some(consumer) = self.local.consumer_of(stream) else { return Ok(()) };
+        let Some(upstream) = self.upstream.as_mut() else { return Ok(()) };
+        let mut lane = None;
+        for (tag, item) in (head.first_tag..).zip(DeliverItems::parse(payload, head.count, head.total)?) {
+            let c = &mut self.local.consumers[consumer];
+            c.credit_messages = c.credit_messages.saturating_sub(1);
+            c.credit_bytes -= item.record.len() as i64;
+            let at = match lane {
+                Some((priority, at)) if priority == item.lane => at,
+                _ => self.up.lane(consumer, head.epoch, item.lane, || {
+                    (upstream.stream(), upstream.take_position(head.epoch, item.lane))
+                }),
+            };
+            lane = Some((item.lane, at));
+            if let Some(bytes) = self.up.take(&self.passage, at, tag, item.seq, item.record) {
+                c.held_messages += 1;
+                c.held_bytes += bytes;
+            }
+        }
+        Ok(())
+    }
+
+    // -- what follows --
+
+    /// The session at the upstream is open.
+    fn opened(&mut self) {
+        if let Some(terms) = self.upstream.as_ref().and_then(Upstream::terms) {
+            self.passage = Passage { record_bytes_max: terms.message_bytes_max as usize, lz4: terms.lz4 };
+        }
+        self.changed = true;
+    }
+
+    fn stop(&mut self, now: Now, stop: Stop) {
+        if let Stop::Failed(failure, retry_after_ms) = stop {
+            self.hang_up();
+            self.lose(now, failure, retry_after_ms);
+        }
+    }
+
+    fn hang_up(&mut self) {
+        self.actions.push_back(Action::HangUp { number: self.life.number });
+    }
+
+    /// Ends the connection on purpose, to make another at once.
+    fn renew(&mut self, now: Now, preferred: bool) {
+        self.hang_up();
+        self.drop_upstream(now);
+        self.life.renew(now.mono, preferred);
+    }
+
+    /// The connection is gone or could not be made.
+    fn lose(&mut self, now: Now, failure: Failure, retry_after_ms: u32) {
+        self.drop_upstream(now);
+        self.life.failed(now.mono, failure, retry_after_ms, self.settings.urls.len());
+    }
+
+    /// What was under way goes back to the queues.
+    fn drop_upstream(&mut self, _now: Now) {
+        self.changed = true;
+        let Some(upstream) = self.upstream.take() else { return };
+        self.counters.bytes.0 += upstream.bytes.0;
+        self.counters.bytes.1 += upstream.bytes.1;
+        self.settle();
+        self.up.clear();
+        if self.local.is_open() {
+            self.local.give_back(&self.settings.consumer(), window(&self.settings));
+        }
+    }
+
+    /// The local session is gone, and with it what it gave.
+    fn lose_local(&mut self, now: Now, detail: String) {
+        self.up.clear();
+        self.local.lost(now);
+        self.changed = true;
+        if self.life.is_connected() {
+            self.hang_up();
+            self.drop_upstream(now);
+            self.life.failed(now.mono, Failure { reason: Reason::Local, detail }, 0, self.settings.urls.len());
+        } else {
+            self.life.last = Some((Failure { reason: Reason::Local, detail }, now.mono));
+        }
+    }
+
+    /// Tells the local broker what is settled.
+    fn settle(&mut self) {
+        for settled in self.up.acks.drain(..) {
+            self.local.ack(settled.consumer, settled.first, settled.count);
+            let c = &mut self.local.consumers[settled.consumer];
+            if settled.bytes > 0 {
+                c.held_messages = c.held_messages.saturating_sub(settled.count);
+                c.held_bytes = c.held_bytes.saturating_sub(settled.bytes);
+            }
+            self.counters.acked += u64::from(settled.count);
+            self.changed = true;
+        }
+        for given_up in self.up.given_up.drain(..) {
+            let code = Code::from_u16(given_up.code).map_or_else(|| given_up.code.to_string(), |c| c.to_string());
+            let mut reason = format!("the upstream refused it: {code}");
+            if !given_up.detail.is_empty() {
+                reason = format!("{reason}: {}", given_up.detail);
+            }
+            let mut end = reason.len().min(DETAIL_BYTES_MAX);
+            while !reason.is_char_boundary(end) {
+                end -= 1;
+            }
+            self.local.give_up(given_up.consumer, given_up.tag, &reason[..end]);
+            let c = &mut self.local.consumers[given_up.consumer];
+            if given_up.bytes > 0 {
+                c.held_messages = c.held_messages.saturating_sub(1);
+                c.held_bytes = c.held_bytes.saturating_sub(given_up.bytes);
+            }
+            *self.counters.dropped.entry(code).or_default() += 1;
+            self.changed = true;
+        }
+    }
+
+    /// When the link is given up because nothing is acknowledged.
+    fn stalled_at(&self) -> Option<Mono> {
+        let upstream = self.upstream.as_ref().filter(|_| self.life.is_open())?;
+        let oldest = self.up.oldest()?;
+        let ack_ms = u64::from(self.settings.ack_ms_max);
+        let still = upstream.moved_at.max(oldest).plus_ms(2 * ack_ms);
+        let need_ms = upstream.bytes_per_second().map_or(0, |rate| self.up.in_flight.1 * 2_000 / rate.max(1));
+        Some(still.min(oldest.plus_ms(need_ms.max(UNACKED_TIMES * ack_ms))))
+    }
+
+    /// Does whatever follows from what was told.
+    fn advance(&mut self, now: Now) {
+        if let LocalState::Closed(at) = self.local.state
+            && at <= now.mono
+        {
+            let client = self.settings.consumer();
+            self.local.open(now, &client);
+            self.actions.push_back(Action::OpenLocal);
+        }
+        if self.local.retry_at.is_some_and(|at| at <= now.mono) {
+            self.local.consume(&self.settings.consumer(), window(&self.settings));
+        }
+        if let State::Waiting(at) = self.life.state
+            && at <= now.mono
+            && self.local.is_open()
+        {
+            let (number, url) = self.life.dial(now.mono, self.settings.urls.len());
+            self.actions.push_back(Action::Dial { number, url });
+            self.changed = true;
+        }
+        self.settle();
+        if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| !u.going) {
+            let (messages, bytes) = self.window();
+            self.local.grant(messages as u32, bytes as u32);
+        }
+        if self.changed && self.told_at.is_none_or(|at| at.plus_ms(TELL_MS) <= now.mono) {
+            self.changed = false;
+            self.told_at = Some(now.mono);
+            let keep = std::mem::take(&mut self.keep_changed).then(|| self.kept.write());
+            self.actions.push_back(Action::Tell { keep });
+        }
+    }
+
+    /// The window in force, in messages and bytes.
+    pub(super) fn window(&self) -> (u64, u64) {
+        match &self.upstream {
+            Some(upstream) => bounds(&self.settings, upstream).window,
+            None => (u64::from(self.settings.window_messages), u64::from(self.settings.window_bytes)),
+        }
+    }
+}
+
+/// Bytes that may wait for the local broker before the upstream is not read from.
+const LOCAL_BYTES_MAX: usize = 1_024 * 1_024;
+
+/// Deliveries that may be outstanding at a time, of one queue.
+fn window(settings: &BridgeSettings) -> u32 {
+    settings.window_messages
+}
+
+/// What may be sent now.
+fn bounds<'s>(settings: &'s BridgeSettings, upstream: &Upstream) -> Bounds<'s> {
+    let (mut messages, mut bytes) = (settings.window_messages, settings.window_bytes);
+    let mut frame_bytes_max = usize::MAX;
+    if let Some(terms) = upstream.terms() {
+        messages = messages.min(terms.window_messages);
+        bytes = bytes.min(terms.window_bytes);
+        frame_bytes_max = frame_bytes(upstream.bytes_per_second(), terms.frame_bytes_max);
+    }
+    Bounds { window: (u64::from(messages), u64::from(bytes)), frame_bytes_max, weights: &settings.weights }
+}
+
+/// Settings without what takes effect on a connection as it is.
+fn calm(settings: &BridgeSettings) -> BridgeSettings {
+    let blank = BridgeSettings::new("");
+    BridgeSettings {
+        ack_ms_max: blank.ack_ms_max,
+        window_messages: blank.window_messages,
+        window_bytes: blank.window_bytes,
+        weights: blank.weights,
+        bytes_per_second: 0,
+        messages_per_second: 0,
+        bytes_per_day: 0,
+        ramp_ms: 0,
+        hops_max: 0,
+        return_ms: 0,
+        ..settings.clone()
     }
 }

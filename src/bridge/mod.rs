@@ -9,10 +9,18 @@
 //! asks [`Bridge::poll_action`] and [`Bridge::poll_timeout`] after every call.
 
 mod budget;
+mod forward;
+mod keep;
+mod life;
+mod local;
 pub mod loops;
 mod machine;
 pub mod mapping;
 mod pace;
+mod side;
+mod status;
+mod up;
+mod upstream;
 mod window;
 
 pub use budget::{Budget, BudgetKept};

@@ -1,6 +1,7 @@
 //! The broker's promises, one by one, on a fake clock and stores in memory.
 
 mod attacks;
+mod bridged;
 mod bridges;
 mod clocks;
 mod compressed;
@@ -9,6 +10,7 @@ mod crash;
 mod limits;
 mod live;
 mod login;
+mod pair;
 mod permits;
 mod publishing;
 mod review;

@@ -350,6 +350,13 @@ impl World {
         self.event(Event::Received { conn, bytes });
     }
 
+    /// The bytes that arrived since the last call, of a client that reads them by itself.
+    pub(super) fn take_bytes(&mut self, conn: ConnId) -> Vec<u8> {
+        let Some(client) = self.clients.get_mut(&conn) else { return Vec::new() };
+        client.at = 0;
+        std::mem::take(&mut client.received)
+    }
+
     /// Encodes a frame as this client's next one.
     pub(super) fn frame<'a, H: Head<'a>>(&mut self, conn: ConnId, stream: u32, head: &H, payload: &[u8]) -> Vec<u8> {
         let client = self.clients.get_mut(&conn).expect("connected");

@@ -1,0 +1,580 @@
+//! Forwarding: what the queues gave, in lanes, until the upstream settles it.
+//!
+//! A lane is one lane of one queue and has a publish stream of its own, so that a refusal holds up nothing else. Its records
+//! lie one after another in an arena, each behind its length, so that a run of them is the payload of a batch frame as it
+//! stands. Invariants:
+//!
+//! 1. Entry `i` has the number `base + i`; entries `[0, cursor)` were sent, the rest was not.
+//! 2. `unanswered` counts those sent and not answered; it returns to 0 before a fenced stream goes on, because until then an
+//!    answer could belong to either attempt.
+//! 3. An entry leaves at the front, settled and sent; so the front's sequence is the floor of the source.
+//! 4. Sequences grow along a lane: the queue gives them in order, and what comes again comes on a new connection.
+
+use super::forward::{Passage, Refused};
+use crate::client::Link;
+use crate::model::Mono;
+use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX, PRIORITIES};
+use crate::schedule::backoff_ms;
+use crate::wire::{
+    Batch, Code, Contract, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType, Publish,
+    PublishNack, Source, SourcePosition, SourceRuns, append,
+};
+use std::collections::VecDeque;
+
+/// Largest payload of a batch, in bytes; the upstream may take less, and a slow link is given less.
+const BATCH_BYTES_MAX: usize = 64 * 1_024;
+/// Smallest bound of a frame's payload on a slow link, in bytes.
+const FRAME_BYTES_MIN: usize = 2 * 1_024;
+/// Bytes a record's length takes at most.
+const PREFIX_BYTES_MAX: usize = 5;
+/// Settled bytes are cut off an arena when they are this many and half of it.
+const COMPACT_BYTES: usize = 64 * 1_024;
+/// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
+const RETRY_MS: u32 = 100;
+const RETRY_MS_MAX: u32 = 30_000;
+/// A byte's cost in a lane of weight 1.
+const COST: u64 = 1_024;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    tag: u64,
+    seq: u64,
+    /// Bytes in the arena, the prefix included.
+    len: u32,
+    prefix: u8,
+    settled: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Fence {
+    number: u64,
+    retry_at: Mono,
+}
+
+/// A frame that was sent: the number behind its last record, when.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    end: u64,
+    at: Mono,
+}
+
+/// A lane of a queue.
+#[derive(Debug)]
+struct Lane {
+    consumer: usize,
+    epoch: u64,
+    priority: u8,
+    stream: u32,
+    /// What the upstream has of it since before this connection.
+    position: Option<SourcePosition>,
+    arena: Vec<u8>,
+    head: usize,
+    entries: VecDeque<Entry>,
+    base: u64,
+    cursor: usize,
+    cursor_at: usize,
+    /// Bytes of the cursor's record already sent as chunks.
+    chunked: usize,
+    unanswered: u32,
+    unanswered_bytes: u64,
+    fence: Option<Fence>,
+    refusals: u32,
+    paused: bool,
+    /// What it was sent, by its weight: the lane with the least is next.
+    turn: u64,
+    marks: VecDeque<Mark>,
+}
+
+/// A range of deliveries of a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub(super) consumer: usize,
+    pub(super) first: u64,
+    pub(super) count: u32,
+    /// Bytes of their records as they lay here; 0 for those that never did.
+    pub(super) bytes: u64,
+}
+
+/// A delivery that is never forwarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GivenUp {
+    pub(super) consumer: usize,
+    pub(super) tag: u64,
+    pub(super) bytes: u64,
+    /// Whose name counts it.
+    pub(super) code: u16,
+    pub(super) detail: String,
+}
+
+/// All lanes of a connection, and what came of them.
+pub(super) struct Up {
+    lanes: Vec<Lane>,
+    /// Turn of the lane that was sent last.
+    turn: u64,
+    /// The lane whose record is under way in chunks.
+    chunking: Option<usize>,
+    runs: SourceRuns,
+    head: Vec<u8>,
+    rng: fastrand::Rng,
+    /// Messages and bytes sent and not answered.
+    pub(super) in_flight: (u64, u64),
+    pub(super) acks: Vec<Settled>,
+    pub(super) given_up: Vec<GivenUp>,
+    /// Messages forwarded, bytes of their records, and bytes of the frames they went in.
+    pub(super) sent: (u64, u64, u64),
+    /// When the upstream last acknowledged something.
+    pub(super) acked_at: Option<Mono>,
+    /// Milliseconds from a frame to its acknowledgement, smoothed; 0 unknown.
+    pub(super) round_trip_ms: u64,
+}
+
+/// How much may be sent now, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds<'s> {
+    /// Most messages and bytes in flight.
+    pub(super) window: (u64, u64),
+    /// Largest payload of a frame, in bytes.
+    pub(super) frame_bytes_max: usize,
+    /// Shares of the lanes.
+    pub(super) weights: &'s [u32],
+}
+
+impl Bounds<'_> {
+    fn weight(&self, priority: u8) -> u64 {
+        u64::from(self.weights.get(usize::from(priority)).copied().unwrap_or(1).max(1))
+    }
+}
+
+/// The bound of a frame's payload, so that what is urgent never waits behind more than about a second of it.
+pub(super) fn frame_bytes(bytes_per_second: Option<u64>, upstream_max: u32) -> usize {
+    let most = BATCH_BYTES_MAX.min(upstream_max as usize);
+    let rate = bytes_per_second.map_or(most, |rate| usize::try_from(rate).unwrap_or(most));
+    rate.clamp(FRAME_BYTES_MIN.min(most), most)
+}
+
+impl Lane {
+    fn new(consumer: usize, epoch: u64, priority: u8, stream: u32, position: Option<SourcePosition>) -> Self {
+        Self {
+            consumer,
+            epoch,
+            priority,
+            stream,
+            position,
+            arena: Vec::new(),
+            head: 0,
+            entries: VecDeque::new(),
+            base: 1,
+            cursor: 0,
+            cursor_at: 0,
+            chunked: 0,
+            unanswered: 0,
+            unanswered_bytes: 0,
+            fence: None,
+            refusals: 0,
+            paused: false,
+            turn: 0,
+            marks: VecDeque::new(),
+        }
+    }
+
+    fn can_resume(&self, now: Mono) -> bool {
+        self.unanswered == 0 && self.chunked == 0 && self.fence.is_some_and(|f| f.retry_at <= now)
+    }
+
+    /// After a fence: everything from the refused number on is sent again, from that number on.
+    fn resume(&mut self) {
+        let Some(fence) = self.fence.take() else { return };
+        let index = usize::try_from(fence.number.saturating_sub(self.base)).unwrap_or(usize::MAX);
+        self.cursor = index.min(self.entries.len());
+        self.cursor_at = self.head + self.entries.iter().take(self.cursor).map(|e| e.len as usize).sum::<usize>();
+        self.chunked = 0;
+        self.marks.clear();
+    }
+
+    /// Invariant 3.
+    fn pop(&mut self) {
+        while self.cursor > 0 && self.entries.front().is_some_and(|front| front.settled) {
+            let Some(front) = self.entries.pop_front() else { break };
+            self.head += front.len as usize;
+            self.base += 1;
+            self.cursor -= 1;
+        }
+        if self.entries.is_empty() {
+            self.arena.clear();
+            if self.arena.capacity() > 2 * COMPACT_BYTES {
+                self.arena = Vec::new();
+            }
+            self.head = 0;
+            self.cursor_at = 0;
+        } else if self.head >= COMPACT_BYTES && self.head >= self.arena.len() / 2 {
+            self.arena.drain(..self.head);
+            self.cursor_at -= self.head;
+            self.head = 0;
+        }
+    }
+
+    fn record_len(&self, index: usize) -> usize {
+        self.entries.get(index).map_or(0, |e| e.len as usize - usize::from(e.prefix))
+    }
+}
+
+impl Up {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            lanes: Vec::new(),
+            turn: 0,
+            chunking: None,
+            runs: SourceRuns::default(),
+            head: Vec::new(),
+            rng: fastrand::Rng::with_seed(seed),
+            in_flight: (0, 0),
+            acks: Vec::new(),
+            given_up: Vec::new(),
+            sent: (0, 0, 0),
+            acked_at: None,
+            round_trip_ms: 0,
+        }
+    }
+
+    /// The connection is gone: what it held goes back to the queues.
+    pub(super) fn clear(&mut self) {
+        self.lanes.clear();
+        self.turn = 0;
+        self.chunking = None;
+        self.in_flight = (0, 0);
+        self.acks.clear();
+        self.given_up.clear();
+    }
+
+    /// The lane of a delivery, made with a stream of its own when it is new.
+    pub(super) fn lane(
+        &mut self,
+        consumer: usize,
+        epoch: u64,
+        priority: u8,
+        new: impl FnOnce() -> (u32, Option<SourcePosition>),
+    ) -> usize {
+        let same = |l: &Lane| l.consumer == consumer && l.epoch == epoch && l.priority == priority;
+        self.lanes.iter().position(same).unwrap_or_else(|| {
+            let (stream, position) = new();
+            // Of a lane whose epoch ended nothing more comes.
+            self.lanes.retain(|l| (l.consumer, l.priority) != (consumer, priority) || !l.entries.is_empty());
+            self.chunking = self.lanes.iter().position(|l| l.chunked > 0);
+            self.lanes.push(Lane { turn: self.turn, ..Lane::new(consumer, epoch, priority, stream, position) });
+            self.lanes.len() - 1
+        })
+    }
+
+    /// Takes a delivery. Returns the bytes it holds here; `None` when it is settled at once: the upstream has it, or will
+    /// never take it.
+    pub(super) fn take(&mut self, passage: &Passage, lane: usize, tag: u64, seq: u64, record: &[u8]) -> Option<u64> {
+        let l = &mut self.lanes[lane];
+        let consumer = l.consumer;
+        if let Some(position) = l.position.as_ref().filter(|p| seq <= p.last) {
+            match position.refused.binary_search_by_key(&seq, |(seq, _)| *seq) {
+                Ok(at) => {
+                    let code = position.refused[at].1;
+                    self.given_up.push(GivenUp { consumer, tag, bytes: 0, code, detail: String::new() });
+                }
+                Err(_) => push_ack(&mut self.acks, consumer, tag, 0),
+            }
+            return None;
+        }
+        let start = l.arena.len();
+        l.arena.extend_from_slice(&[0; PREFIX_BYTES_MAX]);
+        let at = start + PREFIX_BYTES_MAX;
+        if let Err(refused) = passage.pass(record, &mut l.arena) {
+            l.arena.truncate(start);
+            let (code, detail) = match refused {
+                Refused::TooLarge(len) => {
+                    let max = passage.record_bytes_max;
+                    (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
+                }
+                Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
+            };
+            self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
+            return None;
+        }
+        let record_len = l.arena.len() - at;
+        let mut prefix = [0; PREFIX_BYTES_MAX];
+        let prefix = postcard::to_slice(&(record_len as u32), &mut prefix).expect("five bytes hold any u32");
+        let prefix_len = prefix.len();
+        l.arena[start..start + prefix_len].copy_from_slice(prefix);
+        l.arena.copy_within(at.., start + prefix_len);
+        let len = prefix_len + record_len;
+        l.arena.truncate(start + len);
+        if l.entries.is_empty() || l.cursor == l.entries.len() {
+            // It was idle: it gets no credit for that.
+            l.turn = l.turn.max(self.turn);
+        }
+        l.entries.push_back(Entry { tag, seq, len: len as u32, prefix: prefix_len as u8, settled: false });
+        Some(len as u64)
+    }
+
+    /// The lane to be sent from next, if any may.
+    fn next(&self, bounds: &Bounds<'_>) -> Option<usize> {
+        let mut best: Option<(u64, u8, usize)> = None;
+        for (at, l) in self.lanes.iter().enumerate() {
+            if l.cursor >= l.entries.len() || (l.chunked == 0 && !self.may_begin(at, bounds)) {
+                continue;
+            }
+            let better =
+                best.is_none_or(|(turn, priority, _)| l.turn < turn || (l.turn == turn && l.priority > priority));
+            if better {
+                best = Some((l.turn, l.priority, at));
+            }
+        }
+        best.map(|(.., at)| at)
+    }
+
+    /// Whether the next record of a lane may be sent.
+    fn may_begin(&self, at: usize, bounds: &Bounds<'_>) -> bool {
+        let l = &self.lanes[at];
+        let (messages, bytes) = self.in_flight;
+        let Some(entry) = l.entries.get(l.cursor) else { return false };
+        let room = messages == 0 || (messages < bounds.window.0 && bytes + u64::from(entry.len) <= bounds.window.1);
+        // One record at a time goes in chunks: of more the upstream could not promise to have the memory.
+        let large = self.chunking.is_some() && l.record_len(l.cursor) > CHUNK_BYTES_MAX.min(bounds.frame_bytes_max);
+        // Of one lane of a queue the older epoch goes first.
+        let waits = self.lanes[..at]
+            .iter()
+            .any(|o| (o.consumer, o.priority) == (l.consumer, l.priority) && !o.entries.is_empty());
+        l.fence.is_none() && !l.paused && room && !large && !waits
+    }
+
+    /// Lanes that were refused are tried again, where their time has come.
+    pub(super) fn resume(&mut self, now: Mono) {
+        self.lanes.iter_mut().filter(|l| l.can_resume(now)).for_each(Lane::resume);
+    }
+
+    /// Appends sealed frames until `out` has grown by about `bytes_max` or nothing more may be sent.
+    pub(super) fn fill(
+        &mut self,
+        now: Mono,
+        bounds: &Bounds<'_>,
+        link: &mut Link,
+        out: &mut Vec<u8>,
+        bytes_max: usize,
+    ) {
+        self.resume(now);
+        let start = out.len();
+        while out.len() - start < bytes_max {
+            let Some(at) = self.next(bounds) else { return };
+            let before = out.len();
+            let l = &self.lanes[at];
+            if l.chunked > 0 || l.record_len(l.cursor) > CHUNK_BYTES_MAX.min(bounds.frame_bytes_max) {
+                self.send_chunk(at, now, bounds, link, out);
+            } else {
+                self.send_run(at, now, bounds, link, out);
+            }
+            let len = (out.len() - before) as u64;
+            self.sent.2 += len;
+            let l = &mut self.lanes[at];
+            self.turn = l.turn;
+            l.turn += len * COST / bounds.weight(l.priority);
+        }
+    }
+
+    /// Writes the extension that says where the records come from into `self.head`.
+    fn source(&mut self, at: usize, first: u64) {
+        let l = &self.lanes[at];
+        let runs = self.runs.take();
+        let floor = l.entries.front().map_or(first, |e| e.seq);
+        let source = Source { epoch: l.epoch, lane: l.priority, floor, first, runs: &runs };
+        self.head.clear();
+        let head = std::mem::take(&mut self.head);
+        self.head = postcard::to_extend(&source, head).expect("a vector takes anything");
+    }
+
+    /// One frame with as many small records as may go into it.
+    fn send_run(&mut self, at: usize, now: Mono, bounds: &Bounds<'_>, link: &mut Link, out: &mut Vec<u8>) {
+        let l = &self.lanes[at];
+        let (mut count, mut bytes) = (0u32, 0usize);
+        let first_seq = l.entries[l.cursor].seq;
+        let chunk = CHUNK_BYTES_MAX.min(bounds.frame_bytes_max);
+        let room = bounds.window.0.saturating_sub(self.in_flight.0).clamp(1, u64::from(BATCH_MESSAGES_MAX)) as u32;
+        let room_bytes = bounds.window.1.saturating_sub(self.in_flight.1);
+        for entry in l.entries.range(l.cursor..) {
+            let next = bytes + entry.len as usize;
+            let fits = count == 0 || (count < room && next <= bounds.frame_bytes_max && next as u64 <= room_bytes);
+            if !fits || entry.len as usize - usize::from(entry.prefix) > chunk || !self.runs.takes(entry.seq) {
+                break;
+            }
+            self.runs.push(entry.seq);
+            count += 1;
+            bytes = next;
+        }
+        self.source(at, first_seq);
+        let l = &mut self.lanes[at];
+        let first = l.base + l.cursor as u64;
+        let payload = &l.arena[l.cursor_at..l.cursor_at + bytes];
+        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }];
+        let start = out.len();
+        let contract = Contract::Queue;
+        if count == 1 {
+            let record = &payload[usize::from(l.entries[l.cursor].prefix)..];
+            let head = Publish { contract, number: first, total: record.len() as u32 };
+            append(out, FrameType::Publish, 0, l.stream, Some(&Extended { head, extensions }), &[record]);
+        } else {
+            let head = Batch { contract, first, count };
+            append(out, FrameType::Batch, 0, l.stream, Some(&Extended { head, extensions }), &[payload]);
+        }
+        link.seal(&mut out[start..]);
+        l.cursor += count as usize;
+        l.cursor_at += bytes;
+        self.note_sent(at, now, count, bytes);
+    }
+
+    /// The next chunk of the cursor's record.
+    fn send_chunk(&mut self, at: usize, now: Mono, bounds: &Bounds<'_>, link: &mut Link, out: &mut Vec<u8>) {
+        let l = &self.lanes[at];
+        let entry = l.entries[l.cursor];
+        let (first, number) = (l.chunked == 0, l.base + l.cursor as u64);
+        if first {
+            self.runs.push(entry.seq);
+            self.source(at, entry.seq);
+        }
+        let l = &mut self.lanes[at];
+        let record_at = l.cursor_at + usize::from(entry.prefix);
+        let record = &l.arena[record_at..l.cursor_at + entry.len as usize];
+        let most = CHUNK_BYTES_MAX.min(bounds.frame_bytes_max);
+        let chunk = &record[l.chunked..record.len().min(l.chunked + most)];
+        let last = l.chunked + chunk.len() == record.len();
+        let flags = if last { 0 } else { FLAG_MORE } | if first { 0 } else { FLAG_CONT };
+        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }];
+        let head = Publish { contract: Contract::Queue, number, total: record.len() as u32 };
+        let head = Extended { head, extensions };
+        let start = out.len();
+        append(out, FrameType::Publish, flags, l.stream, first.then_some(&head), &[chunk]);
+        link.seal(&mut out[start..]);
+        l.chunked += chunk.len();
+        self.chunking = Some(at);
+        if last {
+            l.chunked = 0;
+            l.cursor += 1;
+            l.cursor_at += entry.len as usize;
+            self.chunking = None;
+            self.note_sent(at, now, 1, entry.len as usize);
+        }
+    }
+
+    /// Records were sent whole: they are in flight.
+    fn note_sent(&mut self, at: usize, now: Mono, count: u32, bytes: usize) {
+        let l = &mut self.lanes[at];
+        l.unanswered += count;
+        l.unanswered_bytes += bytes as u64;
+        l.marks.push_back(Mark { end: l.base + l.cursor as u64, at: now });
+        self.in_flight.0 += u64::from(count);
+        self.in_flight.1 += bytes as u64;
+        self.sent.0 += u64::from(count);
+        self.sent.1 += bytes as u64;
+    }
+
+    fn lane_of(&self, stream: u32) -> Option<usize> {
+        self.lanes.iter().position(|l| l.stream == stream)
+    }
+
+    /// The upstream took these. Whether something was settled by it.
+    pub(super) fn handle_ack(&mut self, now: Mono, stream: u32, first: u64, count: u32) -> bool {
+        let Some(at) = self.lane_of(stream) else { return false };
+        self.lanes[at].refusals = 0;
+        let settled = self.answer(now, at, first, count, |up, consumer, tag, bytes| {
+            push_ack(&mut up.acks, consumer, tag, bytes);
+            true
+        });
+        if settled {
+            self.acked_at = Some(now);
+        }
+        settled
+    }
+
+    /// The upstream refused these: for good, or for now, which fences this lane's stream alone.
+    pub(super) fn handle_nack(&mut self, now: Mono, stream: u32, nack: &PublishNack<'_>) {
+        let Some(at) = self.lane_of(stream) else { return };
+        let retryable = Code::from_u16(nack.code).is_none_or(Code::is_retryable);
+        let l = &mut self.lanes[at];
+        if retryable && nack.first >= l.base && l.fence.is_none_or(|f| nack.first < f.number) {
+            l.refusals = l.refusals.saturating_add(1);
+            let own = backoff_ms(RETRY_MS, RETRY_MS_MAX, l.refusals - 1, self.rng.f64());
+            let wait = own.max(u64::from(nack.retry_after_ms.min(RETRY_MS_MAX)));
+            l.fence = Some(Fence { number: nack.first, retry_at: now.plus_ms(wait) });
+        }
+        let (code, detail) = (nack.code, nack.detail);
+        self.answer(now, at, nack.first, nack.count, |up, consumer, tag, bytes| {
+            if !retryable {
+                up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() });
+            }
+            !retryable
+        });
+    }
+
+    /// Takes records off the flight and lets `each` say whether they are settled; whether one was.
+    fn answer(
+        &mut self,
+        now: Mono,
+        at: usize,
+        first: u64,
+        count: u32,
+        mut each: impl FnMut(&mut Self, usize, u64, u64) -> bool,
+    ) -> bool {
+        let l = &self.lanes[at];
+        let (base, consumer, cursor) = (l.base, l.consumer, l.cursor);
+        let from = first.max(base) - base;
+        let end = first.saturating_add(u64::from(count)).saturating_sub(base).min(cursor as u64);
+        let (mut any, mut answered, mut answered_bytes) = (false, 0, 0);
+        for index in from..end {
+            let entry = self.lanes[at].entries[index as usize];
+            answered += 1;
+            answered_bytes += u64::from(entry.len);
+            if !entry.settled && each(self, consumer, entry.tag, u64::from(entry.len)) {
+                self.lanes[at].entries[index as usize].settled = true;
+                any = true;
+            }
+        }
+        let l = &mut self.lanes[at];
+        // A peer that answers twice takes nothing off that is not there.
+        let (answered, answered_bytes) = (l.unanswered.min(answered), l.unanswered_bytes.min(answered_bytes));
+        l.unanswered -= answered;
+        l.unanswered_bytes -= answered_bytes;
+        self.in_flight.0 -= u64::from(answered);
+        self.in_flight.1 -= answered_bytes;
+        while let Some(mark) = l.marks.front().filter(|m| m.end <= base + end) {
+            let sample = now.ms_since(mark.at);
+            self.round_trip_ms = if self.round_trip_ms == 0 { sample } else { (self.round_trip_ms * 7 + sample) / 8 };
+            l.marks.pop_front();
+        }
+        l.pop();
+        any
+    }
+
+    /// The upstream holds a stream, or lets it go on.
+    pub(super) fn handle_pause(&mut self, stream: u32, pause: bool) {
+        if let Some(at) = self.lane_of(stream) {
+            self.lanes[at].paused = pause;
+        }
+    }
+
+    /// When the oldest frame without an answer was sent.
+    pub(super) fn oldest(&self) -> Option<Mono> {
+        self.lanes.iter().filter_map(|l| l.marks.front()).map(|m| m.at).min()
+    }
+
+    /// When a fenced lane is tried again.
+    pub(super) fn poll_timeout(&self) -> Option<Mono> {
+        let fences = self.lanes.iter().filter(|l| l.unanswered == 0 && l.chunked == 0).filter_map(|l| l.fence);
+        fences.map(|f| f.retry_at).min()
+    }
+}
+
+/// Adds a delivery to the range before it, or begins another.
+fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
+    match acks.last_mut() {
+        Some(last) if last.consumer == consumer && last.first + u64::from(last.count) == tag => {
+            last.count += 1;
+            last.bytes += bytes;
+        }
+        _ => acks.push(Settled { consumer, first: tag, count: 1, bytes }),
+    }
+}
+
+const _: () = assert!(PRIORITIES == 10);
