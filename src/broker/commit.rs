@@ -35,6 +35,8 @@ pub(super) struct VolumeState {
     stopped_row: bool,
     /// When what tenants did was last written.
     tallied: Mono,
+    /// Bridges' sources whose positions moved: places of mount and source. Their rows ride on what is written anyway.
+    sources: BTreeSet<(usize, usize)>,
     /// Sessions that are not read from until this store catches up.
     pub(super) held: Vec<ConnId>,
 }
@@ -131,6 +133,7 @@ impl VolumeState {
             clock_due: false,
             stopped_row: false,
             tallied: Mono(0),
+            sources: BTreeSet::new(),
             held: Vec::new(),
         }
     }
@@ -195,6 +198,17 @@ impl VolumeState {
         self.gathering.bytes += 16;
     }
 
+    /// The row of a bridge's source is to be written with what is written next.
+    pub(super) fn touch_source(&mut self, source: (usize, usize)) {
+        self.sources.insert(source);
+    }
+
+    /// A source lost its place: its row goes.
+    pub(super) fn forget_source(&mut self, source: (usize, usize), delete: Op) {
+        self.sources.remove(&source);
+        self.push(delete);
+    }
+
     /// The row of this channel's history is to be written.
     pub(super) fn touch_channel(&mut self, queue: usize, channel: &str) {
         self.gathering.channels.insert((queue, channel.into()));
@@ -256,6 +270,7 @@ impl VolumeState {
     pub(super) fn fail(&mut self) -> Vec<Waiting> {
         self.flight = None;
         self.gathering = Gathering::default();
+        self.sources.clear();
         self.next = Position(self.durable.0 + 1);
         self.tail.clear();
         self.after.drain(..).map(|(_, waiting, _)| waiting).collect()
@@ -515,6 +530,12 @@ impl VolumeState {
         if std::mem::take(&mut queues.numbers_dirty) {
             let key = Bytes::from_static(META_COUNTERS);
             g.ops.push(Op::Put { table: Table::Meta, key, value: schema::encode(&queues.numbers) });
+        }
+        if self.stopped_row || !g.ops.is_empty() {
+            for (mount, source) in std::mem::take(&mut self.sources) {
+                let mount = &mut mounts[mount];
+                g.ops.extend(mount.sources.write(mount.id, source, self.next));
+            }
         }
         // What tenants did rides on what is written anyway: losing a minute of it is better than a commit of its own.
         if self.stopped_row || (!g.ops.is_empty() && now.mono.ms_since(self.tallied) >= TALLY_MS) {

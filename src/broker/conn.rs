@@ -9,10 +9,12 @@ use crate::protocols::native::{Accepted, Native};
 use crate::protocols::{Fault, Request};
 use crate::routing::Grants;
 use crate::session::{NONCE_BYTES, Overdue, Phase, Session};
+use crate::store::schema::SourceOwner;
 use crate::wire::{
     self, Close, Code, Decoded, Deliver, DeliverItem, Done, EXTENSION_AUTH_METHODS, ErrorHead, FrameType, Goaway, Ping,
     Pong,
 };
+use std::rc::Rc;
 
 /// A connection: the session and the dialect it speaks.
 pub(super) struct Conn {
@@ -31,6 +33,8 @@ pub(super) struct Conn {
     pub(super) grants: Option<Grants>,
     /// How it proves who it is.
     pub(super) login: Login,
+    /// The bridge whose session it is.
+    pub(super) bridge: Option<Rc<SourceOwner>>,
     native: Native,
     building: Building,
     /// An [`Effect::Wake`] is on its way.
@@ -176,6 +180,7 @@ impl Broker {
             grants: None,
             greeting: true,
             login: Login::new(nonce),
+            bridge: None,
             native: Native::default(),
             building: Building::default(),
             woken: false,
@@ -298,6 +303,7 @@ impl Broker {
         match request {
             Request::Hello(hello, extensions) => {
                 self.note_encodings(conn, extensions);
+                self.note_bridge(conn, extensions)?;
                 self.handle_hello(conn, &hello, extensions.get(EXTENSION_AUTH_METHODS))
             }
             Request::Auth(auth) => self.handle_auth(conn, &auth),
@@ -311,8 +317,8 @@ impl Broker {
             }
             _ if !open => Err(HELLO_FIRST),
             Request::Reauth(reauth) => self.handle_reauth(conn, &reauth),
-            Request::Publish { stream, contract, first, records } => {
-                self.handle_publish(conn, stream, contract, first, records)
+            Request::Publish { stream, contract, first, records, source } => {
+                self.handle_publish(conn, stream, contract, first, records, source)
             }
             Request::Subscribe(stream, head) => self.handle_subscribe(conn, stream, &head),
             Request::Unsubscribe(stream) => self.handle_unsubscribe(conn, stream),

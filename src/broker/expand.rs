@@ -5,18 +5,11 @@ use super::{Broker, ConnId};
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::{Record, is_compressed};
 use crate::seal::{CompressionError, expand_into, expand_record, expanded_record_len};
-use crate::wire::{Code, ENCODING_LZ4, EXTENSION_ENCODINGS, Extended, Extension, Extensions, Welcome};
+use crate::wire::{Code, ENCODING_LZ4, EXTENSION_ENCODINGS, Extensions};
 use std::borrow::Cow;
 
-/// What every welcome says: compressed payloads are taken.
-const ENCODINGS: &[Extension<'_>] = &[Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] }];
 /// The place where payloads are expanded to be checked is given back when it grew past this, in bytes.
 const SCRATCH_BYTES_MAX: usize = 64 * 1_024;
-
-/// A welcome with what it says of encodings.
-pub(super) const fn with_encodings(head: Welcome<'_>) -> Extended<'static, Welcome<'_>> {
-    Extended { head, extensions: ENCODINGS }
-}
 
 impl Broker {
     /// Notes which encodings a hello says its client takes.

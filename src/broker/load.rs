@@ -8,8 +8,8 @@ use crate::queue::{Consumer, DedupeWindow, Queue};
 use crate::routing::Permissions;
 use crate::schedule::{Leap, Leaps};
 use crate::store::schema::{
-    self, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK, META_COUNTERS, META_LEAPS,
-    META_STOPPED, META_TALLY, META_TENANT, QueueRow, Tally,
+    self, BRIDGE_SOURCE, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK,
+    META_COUNTERS, META_LEAPS, META_STOPPED, META_TALLY, META_TENANT, QueueRow, Tally, split_source_key,
 };
 use crate::store::{Op, QueueKey, Reader, StoreError, Table};
 use crate::wire::Code;
@@ -118,6 +118,12 @@ pub(super) fn load(
                 mount.dedupe.remember(id, leaps.forward(taken), Some((Volume::Disk, Position(position))));
             }
         }
+    })?;
+    reader.scan(Table::Bridge, &[BRIDGE_SOURCE], &[BRIDGE_SOURCE], &mut |key, value| {
+        if let (Some((mount, owner, epoch, lane)), Some(row)) = (split_source_key(key), schema::decode(value)) {
+            mounts.at(mount).sources.restore(owner, epoch, lane, row);
+        }
+        true
     })?;
 
     let cut_off = reader.get(Table::Meta, META_STOPPED)?.is_none();
@@ -302,12 +308,14 @@ impl Broker {
         for ask in self.asks.values_mut() {
             ask.mount = places[ask.mount];
         }
-        for (old, &at) in old_mounts.iter().zip(&places) {
+        for (old, &at) in old_mounts.into_iter().zip(&places) {
             let mount = &mut self.mounts[at];
             mount.dedupe.adopt(&old.dedupe);
             (mount.connections, mount.asks) = (old.connections, old.asks);
             mount.budget = old.budget;
-            mount.tally.clone_from(&old.tally);
+            mount.tally = old.tally;
+            mount.sources.adopt(old.sources, self.disk.durable);
+            mount.bridges = old.bridges;
         }
         for queue in old_queues.into_memory() {
             let mount = self.mount_at(queue.key.mount);

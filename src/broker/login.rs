@@ -4,7 +4,6 @@
 //! that a flood from one leaves the others theirs.
 
 use super::conn::{Conn, HELLO_FIRST};
-use super::expand::with_encodings;
 use super::{Broker, Effect, Peer, Timer};
 use crate::config::{AuthSettings, Settings};
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_FLOOR, NAME_BYTES_MAX};
@@ -12,7 +11,7 @@ use crate::model::{ConnId, Mono, Wall};
 use crate::protocols::Fault;
 use crate::schedule::{Bucket, Gate, Rate};
 use crate::session::{Attempt, Denied, HEARTBEAT_MS, Method, NONCE_BYTES, Phase, Principal, Via, network};
-use crate::wire::{AUTH_METHODS_MAX, Auth, Code, FrameType, Goaway, Hello, Reauth, VERSION, Welcome};
+use crate::wire::{AUTH_METHODS_MAX, Auth, Code, FrameType, Goaway, Hello, Reauth, VERSION};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -66,6 +65,11 @@ struct Check {
 impl Login {
     pub(super) const fn new(nonce: [u8; NONCE_BYTES]) -> Self {
         Self { nonce, methods: Vec::new(), any: false, attempts: 0, check: None, place: None }
+    }
+
+    /// Nothing is to be tried any more.
+    pub(super) fn finish(&mut self) {
+        self.methods = Vec::new();
     }
 }
 
@@ -537,57 +541,6 @@ impl Broker {
         }
     }
 
-    /// Whether a principal may come in at all.
-    fn admit(&self, principal: Principal) -> Result<Principal, Denied> {
-        if principal.expires.is_some_and(|at| at <= self.now.wall) {
-            let detail = format!("credentials of {:?} ended", principal.name);
-            return Err(Denied { reason: "expired", detail });
-        }
-        Ok(principal)
-    }
-
-    /// The handshake is over.
-    fn open(&mut self, conn: ConnId, principal: Principal) {
-        let settings = Arc::clone(&self.settings);
-        let limits = &settings.limits;
-        let Some(c) = self.conns.get_mut(&conn) else { return };
-        let expires = principal.expires;
-        c.session.principal = principal;
-        c.login.methods = Vec::new();
-        if let Err(fault) = self.enter(conn) {
-            return self.fail(conn, fault.code, &fault.detail);
-        }
-        let Some(c) = self.conns.get_mut(&conn) else { return };
-        let principal = &c.session.principal;
-        c.session.phase = Phase::Open;
-        if std::mem::take(&mut c.greeting) {
-            self.logins.know(&c.peer);
-        }
-        log::debug!(
-            "session {} of {:?} from {:?} is open as {:?} by {}",
-            conn.0,
-            c.session.client,
-            c.peer,
-            principal.name,
-            principal.method.name()
-        );
-        let welcome = Welcome {
-            version: VERSION,
-            server: &settings.name,
-            session: conn.0,
-            heartbeat_ms: c.session.heartbeat_ms,
-            frame_bytes_max: limits.frame_bytes_max,
-            message_bytes_max: limits.message_bytes_max,
-            window_messages: limits.window_messages,
-            window_bytes: limits.window_bytes,
-            time_ms: self.now.wall.0,
-        };
-        self.grant(conn);
-        self.control(conn, 0, FrameType::Welcome, &with_encodings(welcome));
-        self.watch_expiry(conn, expires);
-        self.arm_session(conn);
-    }
-
     /// An open session showed credentials again.
     fn renew(&mut self, conn: ConnId, principal: Principal) {
         let Some(c) = self.conns.get_mut(&conn) else { return };
@@ -615,7 +568,7 @@ impl Broker {
     }
 
     /// Notes when a session's credentials end.
-    fn watch_expiry(&mut self, conn: ConnId, expires: Option<Wall>) {
+    pub(super) fn watch_expiry(&mut self, conn: ConnId, expires: Option<Wall>) {
         let Some(at) = expires else { return };
         self.logins.expiries.insert((notice(at).min(at), conn));
         self.arm_expiry();

@@ -14,6 +14,7 @@ mod consume;
 mod dead;
 mod delayed;
 mod deliver;
+mod edges;
 mod entries;
 mod expand;
 
@@ -27,10 +28,12 @@ mod quotas;
 mod rates;
 mod request;
 mod signatures;
+mod sources;
 mod storage;
 mod subscribe;
 mod tenants;
 mod usage;
+mod welcome;
 
 pub use crate::model::Volume;
 pub use crate::observe::Counters;

@@ -1,15 +1,17 @@
 //! A mount's space: who listens where, its ids and retained values; and the queues of all mounts in one list.
 
+use super::edges::BridgeSession;
 use super::quotas::Quota;
 use super::rates::{Budget, Limit};
 use super::signatures::Signers;
+use super::sources::Sources;
 use crate::config::{Keep, Overflow, QueueSettings, Settings};
 use crate::model::{ConnId, Epoch, MountId, Position, QueueId};
 use crate::queue::{DedupeWindow, Queue};
 use crate::routing::Table;
 use crate::seal::PublicKeys;
 use crate::store::QueueKey;
-use crate::store::schema::{Counters as Numbers, Tally};
+use crate::store::schema::{Counters as Numbers, SourceOwner, Tally};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
@@ -114,6 +116,10 @@ pub(super) struct Mount {
     /// Whose turn it is among several responders.
     pub(super) turn: usize,
     pub(super) dedupe: DedupeWindow,
+    /// What is kept of the sources of bridges.
+    pub(super) sources: Sources,
+    /// The session of each bridge that is connected.
+    pub(super) bridges: hashbrown::HashMap<Rc<SourceOwner>, BridgeSession>,
     /// Length of each retained value by channel.
     pub(super) retained: BTreeMap<Box<str>, u32>,
     pub(super) retained_bytes: u64,
@@ -165,6 +171,8 @@ impl Mount {
             responders: Table::default(),
             turn: 0,
             dedupe,
+            sources: Sources::default(),
+            bridges: hashbrown::HashMap::new(),
             retained: BTreeMap::new(),
             retained_bytes: 0,
             signers: Signers::default(),

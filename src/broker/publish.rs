@@ -5,6 +5,7 @@ use super::expand::{Shapes, shrink};
 use super::mount::Route;
 use super::quotas::Takers;
 use super::rates::retry_ms;
+use super::sources::Place;
 use super::tenants::Refused;
 use super::{Broker, Effect, signatures};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
@@ -16,20 +17,22 @@ use crate::seal::{PublicKeys, expanded_record_len};
 use crate::session::{Expect, Patience, Publisher, RunKind};
 use crate::store::schema;
 use crate::store::{Op, Table};
-use crate::wire::{Code, Contract, Outcome};
+use crate::wire::{Code, Contract, Outcome, Source};
 use bytes::Bytes;
 use std::rc::Rc;
 
 /// What became of a message that was not refused.
-struct Taken {
-    outcome: Outcome,
-    wait: [Position; 2],
+pub(super) struct Taken {
+    pub(super) outcome: Outcome,
+    pub(super) wait: [Position; 2],
+    /// The disk's commit that holds it, whether the publisher waits for it or not; 0 where none does.
+    pub(super) held: Position,
 }
 
 /// Streams with this bit are opened by the broker.
 pub(super) const BROKER_STREAM: u32 = 0x8000_0000;
 /// Milliseconds after which a full queue may have room.
-const RETRY_FULL_MS: u32 = 1_000;
+pub(super) const RETRY_FULL_MS: u32 = 1_000;
 /// Milliseconds after which a full disk may have space.
 const RETRY_STORAGE_MS: u32 = 5_000;
 
@@ -41,6 +44,7 @@ impl Broker {
         contract: Contract,
         first: u64,
         records: Records<'_>,
+        source: Option<Source<'_>>,
     ) -> Result<(), Fault> {
         let streams_max = self.settings.limits.streams_max as usize;
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
@@ -59,7 +63,15 @@ impl Broker {
         if first.checked_add(u64::from(count)).is_none() {
             return Err(Fault::new(Code::BadPublishNumber, "publish numbers end at 2^64-1"));
         }
-        let mut publisher = std::mem::take(publishers.entry(stream).or_default());
+        let mut places = match source {
+            None => None,
+            Some(source) => {
+                let slot = self.source_slot(conn, &source)?;
+                Some(source.sequences(count).map(move |seq| (slot, seq)))
+            }
+        };
+        let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
+        let mut publisher = std::mem::take(c.session.publishers.entry(stream).or_default());
         let mut grants = c.grants.take();
         let mut fenced = None;
         let limited = self.is_limited(mount);
@@ -78,16 +90,17 @@ impl Broker {
         let mut last = [Position(0); 2];
         for (number, record) in (first..first + u64::from(count)).zip(records) {
             bytes += record.len() as u64;
+            let place = places.as_mut().and_then(Iterator::next);
             let verdict = match fenced {
                 Some(code) => Err((code, 0)),
                 None if limited => match self.spend(conn, mount, self.cost(record)) {
-                    Ok(()) => self.publish_one(mount, grants.as_mut(), contract, record),
+                    Ok(()) => self.publish_at(place, mount, grants.as_mut(), contract, record),
                     Err(wait_us) => {
                         publisher.wait(self.now.mono, wait_us);
                         Err((Code::RateLimited, retry_ms(wait_us)))
                     }
                 },
-                None => self.publish_one(mount, grants.as_mut(), contract, record),
+                None => self.publish_at(place, mount, grants.as_mut(), contract, record),
             };
             let (kind, wait) = match verdict {
                 Ok(taken) => (RunKind::Ack(taken.outcome), taken.wait),
@@ -129,6 +142,23 @@ impl Broker {
         expanded.map_or(record.len(), |len| len.clamp(record.len(), most.max(record.len()))) as u64
     }
 
+    /// A publish, at its place in a bridge's source where it has one.
+    fn publish_at(
+        &mut self,
+        place: Option<Place>,
+        mount: usize,
+        grants: Option<&mut Grants>,
+        asked: Contract,
+        bytes: &[u8],
+    ) -> Result<Taken, Refused> {
+        let Some(place) = place else { return self.publish_one(mount, grants, asked, bytes) };
+        if let Some(known) = self.known_at(mount, place) {
+            return known;
+        }
+        let verdict = self.publish_one(mount, grants, asked, bytes);
+        self.settle_at(mount, place, verdict)
+    }
+
     fn publish_one(
         &mut self,
         mount: usize,
@@ -166,7 +196,8 @@ impl Broker {
                 wait[Publisher::slot(volume)] = position;
             }
             self.counters.duplicates += 1;
-            return Ok(Taken { outcome: Outcome::Duplicate, wait });
+            let held = wait[Publisher::slot(Volume::Disk)];
+            return Ok(Taken { outcome: Outcome::Duplicate, wait, held });
         }
         let takers = self.judge(mount, asked, &record, bytes, &route)?;
         if takers.over > 0 {
@@ -344,7 +375,8 @@ impl Broker {
             self.memory.urge(now.mono);
         }
         self.counters.live_only += u64::from(outcome == Outcome::LiveOnly);
-        Taken { outcome, wait }
+        let held = if disk { self.disk.next() } else { Position(0) };
+        Taken { outcome, wait, held }
     }
 
     /// The queue whose offsets and epoch are those of the route's channel.
@@ -488,7 +520,9 @@ pub(super) const fn explain(code: Code) -> &'static str {
         Code::StorageFailed => "the store failed: the message may or may not be kept; send it again with the same id",
         Code::Fenced => "an earlier message of this stream was refused: resume at its number",
         Code::BadPublishNumber => "publish numbers of a stream must be consecutive",
-        Code::LimitReached => "a limit of retained values or of channels with history is reached",
+        Code::LimitReached => {
+            "a limit of retained values, of channels with history, or of refused messages of a bridge is reached"
+        }
         Code::QuotaExceeded => "the tenant keeps as much as it may: consume from its queues, or raise its quota",
         Code::RateLimited => "more messages or bytes a second than may be: go on after the time told",
         Code::ShuttingDown => "the broker is stopping",

@@ -62,6 +62,9 @@ impl Broker {
     pub(super) fn leave(&mut self, gone: &Conn) {
         if gone.entered {
             self.mounts[gone.mount].connections -= 1;
+            if let Some(owner) = gone.source_owner() {
+                self.leave_bridge(gone.mount, gone.session.conn, owner);
+            }
         }
     }
 

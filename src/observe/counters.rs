@@ -52,6 +52,12 @@ pub struct Counters {
     pub denied: BTreeMap<&'static str, u64>,
     /// TLS handshakes that failed, by reason; new files of TLS that were refused are `files`.
     pub no_tls: BTreeMap<&'static str, u64>,
+    /// Messages that bridges sent again though they were judged before.
+    pub resent: u64,
+    /// Sessions of bridges that a newer one of the same bridge ended.
+    pub bridge_takeovers: u64,
+    /// Positions of bridges' sources that made room for others.
+    pub sources_evicted: u64,
     /// Publishes refused, by code.
     pub refused: BTreeMap<Code, u64>,
     /// Sessions ended by us, by code.
@@ -84,6 +90,9 @@ impl Counters {
             ("paused", self.paused),
             ("connections", self.connections),
             ("logins", self.logins),
+            ("resent", self.resent),
+            ("bridge_takeovers", self.bridge_takeovers),
+            ("sources_evicted", self.sources_evicted),
             ("denied", self.denied.values().sum()),
             ("no_tls", self.no_tls.values().sum()),
             ("refused", self.refused.values().sum()),

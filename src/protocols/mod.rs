@@ -4,7 +4,7 @@ pub mod native;
 
 use crate::wire::{
     Ack, Auth, BatchItems, Cancel, Code, Consume, Contract, Credit, Extensions, FilterItems, Hello, History, Nack,
-    Reauth, Request as Ask, Response, Subscribe,
+    Reauth, Request as Ask, Response, Source, Subscribe,
 };
 use std::borrow::Cow;
 
@@ -27,6 +27,8 @@ pub enum Request<'a> {
         first: u64,
         /// The records.
         records: Records<'a>,
+        /// Where a bridge has them from; checked against their count.
+        source: Option<Source<'a>>,
     },
     /// Open live fan-out.
     Subscribe(u32, Subscribe<'a>),

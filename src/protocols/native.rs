@@ -2,9 +2,9 @@
 
 use super::{Fault, Records, Request};
 use crate::wire::{
-    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, FLAG_CONT, FLAG_MORE, FilterItems, Frame,
-    FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth, Request as Ask, Response,
-    Resume, Subscribe, Unsubscribe, WireError,
+    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, EXTENSION_SOURCE, Extensions, FLAG_CONT,
+    FLAG_MORE, FilterItems, Frame, FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth,
+    Request as Ask, Response, Resume, Source, Subscribe, Unsubscribe, WireError,
 };
 use std::collections::HashMap;
 
@@ -143,6 +143,15 @@ const fn is_of_session(kind: FrameType) -> bool {
     matches!(kind, Hello | Auth | Reauth | Close | Goaway | Ping | Pong)
 }
 
+/// Where `count` records come from, if the head says so.
+fn source(extensions: Extensions<'_>, count: u32, kind: FrameType) -> Result<Option<Source<'_>>, WireError> {
+    let Some(bytes) = extensions.get(EXTENSION_SOURCE) else { return Ok(None) };
+    match postcard::take_from_bytes::<Source<'_>>(bytes) {
+        Ok((source, [])) if source.is_valid(count) => Ok(Some(source)),
+        _ => Err(WireError::Head(kind as u8)),
+    }
+}
+
 fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
     let Frame { header: Header { kind, stream, .. }, payload, .. } = frame;
     let whole = |total: u32| {
@@ -167,19 +176,17 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
             Request::Reauth(frame.head::<Reauth<'_>>()?)
         }
         FrameType::Publish => {
-            let head: Publish = frame.head()?;
+            let (head, extensions) = frame.head_with_extensions::<Publish>()?;
             whole(head.total)?;
-            Request::Publish {
-                stream,
-                contract: head.contract,
-                first: head.number,
-                records: Records::One(Some(payload)),
-            }
+            let source = source(extensions, 1, kind)?;
+            let records = Records::One(Some(payload));
+            Request::Publish { stream, contract: head.contract, first: head.number, records, source }
         }
         FrameType::Batch => {
-            let head: Batch = frame.head()?;
+            let (head, extensions) = frame.head_with_extensions::<Batch>()?;
             let records = Records::Many(BatchItems::parse(payload, head.count)?);
-            Request::Publish { stream, contract: head.contract, first: head.first, records }
+            let source = source(extensions, head.count, kind)?;
+            Request::Publish { stream, contract: head.contract, first: head.first, records, source }
         }
         FrameType::Subscribe => {
             bare()?;

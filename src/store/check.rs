@@ -7,7 +7,7 @@ use super::ops::{QueueKey, Table};
 use super::overlay::{self, Header};
 use super::redb::{RedbStore, from_io};
 use super::salvage::{self, Survey};
-use super::schema::{self, ChannelRow, ConsumerRow, ExtentRow, META_TALLY, META_TENANT, QueueRow, Tally};
+use super::schema::{self, ChannelRow, ConsumerRow, ExtentRow, META_TALLY, META_TENANT, QueueRow, SourceRow, Tally};
 use super::{StoreError, bodies, journal};
 use crate::model::{MountId, Position, Priority};
 use crate::store::block::{BlockReader, unseal};
@@ -144,6 +144,9 @@ impl Check {
             Table::Extent => key.len() == 17 && schema::decode::<ExtentRow>(value).is_some(),
             Table::Consumer => schema::decode::<ConsumerRow>(value).is_some(),
             Table::Channel => schema::decode::<ChannelRow>(value).is_some(),
+            Table::Bridge if key.first() == Some(&schema::BRIDGE_SOURCE) => {
+                schema::split_source_key(key).is_some() && schema::decode::<SourceRow>(value).is_some()
+            }
             Table::Meta if key.starts_with(META_TENANT) => value.len() == 4 && std::str::from_utf8(key).is_ok(),
             Table::Meta if key.starts_with(META_TALLY) => schema::decode::<Tally>(value).is_some(),
             _ => true,

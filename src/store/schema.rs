@@ -40,6 +40,8 @@ pub const META_TALLY: &[u8] = b"tally/";
 /// First byte of the keys of [`Table::Bridge`] under which this process's bridges keep what they need after a restart; those of
 /// sources' positions begin with another.
 pub const BRIDGE_KEPT: u8 = 2;
+/// As [`BRIDGE_KEPT`], of the rows that say where bridges' sources stand: a [`SourceRow`] each.
+pub const BRIDGE_SOURCE: u8 = 1;
 
 /// What the sessions of a mount did, ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +179,30 @@ pub struct ChannelRow {
     pub seq: u64,
 }
 
+/// Whose a source is. What one bridge shows moves no other's positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SourceOwner {
+    /// Whether the bridge is one of this process: no credentials make anybody that.
+    pub here: bool,
+    /// The principal's name.
+    pub principal: Box<str>,
+    /// The edge it says it comes from.
+    pub edge: Box<str>,
+    /// The bridge at that edge.
+    pub bridge: Box<str>,
+}
+
+/// What is kept of a source, see `broker::sources`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRow {
+    /// Every sequence up to this was judged for good.
+    pub last: u64,
+    /// Those among them that were refused, with their codes, ascending.
+    pub refused: Vec<(u64, u16)>,
+    /// The day it was last used, counted from 1970.
+    pub day: u32,
+}
+
 /// Encodes a row.
 ///
 /// # Panics
@@ -251,6 +277,20 @@ pub fn tenant_key(tenant: &str) -> Bytes {
 #[must_use]
 pub fn tally_key(mount: MountId) -> Bytes {
     [META_TALLY, &mount.0.to_be_bytes()].concat().into()
+}
+
+/// Key of a source, a lane of a queue at an edge: [`BRIDGE_SOURCE`], mount, and in postcard whose it is, epoch, lane.
+#[must_use]
+pub fn source_key(mount: MountId, owner: &SourceOwner, epoch: u64, lane: u8) -> Bytes {
+    [&[BRIDGE_SOURCE][..], &mount.0.to_be_bytes(), &encode(&(owner, epoch, lane))].concat().into()
+}
+
+/// Mount, owner, epoch and lane of such a key; `None` for bytes that are none.
+#[must_use]
+pub fn split_source_key(key: &[u8]) -> Option<(MountId, SourceOwner, u64, u8)> {
+    let (mount, rest) = key.strip_prefix(&[BRIDGE_SOURCE])?.split_first_chunk::<4>()?;
+    let (owner, epoch, lane) = decode(rest)?;
+    Some((MountId(u32::from_be_bytes(*mount)), owner, epoch, lane))
 }
 
 /// Key of what a bridge of this process wants kept: [`BRIDGE_KEPT`], its name. The value is the bridge's own.

@@ -1,10 +1,10 @@
 //! What a bridge says beside the heads: who it is, where its messages come from, what of them is kept already.
 
-use crate::model::limits::{HEAD_BYTES_MAX, NAME_BYTES_MAX};
+use crate::model::limits::{HEAD_BYTES_MAX, NAME_BYTES_MAX, PRIORITIES};
 use serde::{Deserialize, Serialize};
 
 /// Tag of hello's extension that makes the session a bridge's ([`BridgeHello`]), and of welcome's with what the broker has of
-/// it already ([`PositionItem`]s, one after another).
+/// it already ([`SourcePosition`]s, one after another).
 pub const EXTENSION_BRIDGE: u32 = 3;
 /// Tag of the extension of publish and batch that says where their records come from ([`Source`]).
 pub const EXTENSION_SOURCE: u32 = 4;
@@ -57,6 +57,28 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
+    /// Whether this is where `count` records may come from: a lane there is, sequences from 1 on that end below 2^64-1, and runs
+    /// that say where each of them is and nothing else.
+    #[must_use]
+    pub fn is_valid(&self, count: u32) -> bool {
+        if usize::from(self.lane) >= PRIORITIES || self.first == 0 || count == 0 {
+            return false;
+        }
+        let (mut left, mut span, mut runs) = (count, u64::from(count), 0);
+        let mut rest = self.runs;
+        while !rest.is_empty() {
+            let Some((len, gap, behind)) = take_run(rest, runs == 0) else { return false };
+            let Some(after) = left.checked_sub(len) else { return false };
+            runs += 1;
+            // A gap before nothing would be no run.
+            if runs > SOURCE_RUNS_MAX || (after == 0 && !behind.is_empty()) {
+                return false;
+            }
+            (left, span, rest) = (after, span.saturating_add(u64::from(gap)), behind);
+        }
+        (runs == 0 || left == 0) && self.first.checked_add(span).is_some()
+    }
+
     /// The sequences of `count` records, in order; fewer where the runs are malformed or pass 2^64-1.
     pub fn sequences(&self, count: u32) -> impl Iterator<Item = u64> + 'a {
         let mut runs = self.runs;
@@ -157,16 +179,15 @@ pub struct SourcePosition {
 
 #[cfg(feature = "daemon")]
 impl SourcePosition {
-    /// Writes as many as fit into a welcome, in order.
+    /// Writes as many as fit into a welcome, in order; one that does not fit is left out.
     #[must_use]
     pub fn write_all<'p>(positions: impl IntoIterator<Item = &'p Self>) -> Vec<u8> {
         let mut out = Vec::new();
         for position in positions {
             let item = postcard::to_stdvec(position).expect("a vector takes anything");
-            if out.len() + item.len() > POSITIONS_BYTES_MAX {
-                break;
+            if out.len() + item.len() <= POSITIONS_BYTES_MAX {
+                out.extend_from_slice(&item);
             }
-            out.extend_from_slice(&item);
         }
         out
     }
@@ -199,6 +220,49 @@ mod tests {
             let source = Source { epoch: 1, lane: 0, floor: 0, first: seqs[0], runs: &runs };
             assert_eq!(source.sequences(seqs.len() as u32).collect::<Vec<_>>(), seqs);
         }
+    }
+
+    #[test]
+    fn a_source_is_valid_only_where_its_runs_say_all_and_nothing_else() {
+        let source = |first: u64, runs: &'static [u8]| Source { epoch: 1, lane: 9, floor: 0, first, runs };
+        assert!(source(1, &[]).is_valid(5) && source(1, &[5]).is_valid(5) && source(1, &[2, 1, 3]).is_valid(5));
+        for runs in [&[4][..], &[6], &[0], &[2, 0, 3], &[2, 1, 0], &[2, 1], &[5, 1], &[5, 1, 1], &[2, 1, 3, 7], &[0x80]]
+        {
+            assert!(!source(1, runs).is_valid(5), "{runs:?}");
+        }
+        assert!(!source(0, &[]).is_valid(1), "sequences begin at 1");
+        assert!(!source(1, &[]).is_valid(0), "nothing comes from nowhere");
+        assert!(source(u64::MAX - 5, &[]).is_valid(5) && !source(u64::MAX - 4, &[]).is_valid(5));
+        assert!(!source(u64::MAX - 6, &[1, 4, 4]).is_valid(5), "the gap passes the end");
+        assert!(!Source { lane: 10, ..source(1, &[]) }.is_valid(1));
+        let many: Vec<u8> = [1].into_iter().chain([1, 1].into_iter().cycle().take(2 * SOURCE_RUNS_MAX)).collect();
+        let runs =
+            |n: usize| Source { epoch: 1, lane: 0, floor: 0, first: 1, runs: &many[..2 * n - 1] }.is_valid(n as u32);
+        assert!(runs(SOURCE_RUNS_MAX) && !runs(SOURCE_RUNS_MAX + 1));
+    }
+
+    #[test]
+    fn what_is_valid_says_where_each_record_is() {
+        let mut rng = fastrand::Rng::with_seed(6);
+        let mut valid = 0;
+        for _ in 0..20_000 {
+            let runs: Vec<u8> = (0..rng.usize(0..6)).map(|_| rng.u8(..8)).collect();
+            let source = Source { epoch: 1, lane: 0, floor: 0, first: rng.u64(1..), runs: &runs };
+            let count = rng.u32(1..12);
+            if source.is_valid(count) {
+                valid += 1;
+                assert_eq!(source.sequences(count).count(), count as usize, "{source:?}");
+            }
+        }
+        assert!(valid > 1_000, "{valid}");
+    }
+
+    #[test]
+    fn positions_that_do_not_fit_are_left_out_and_the_others_said() {
+        let position = |epoch, refused| SourcePosition { epoch, lane: 1, last: 9, refused: vec![(5, 200); refused] };
+        let all = [position(1, 0), position(2, POSITIONS_BYTES_MAX), position(3, 2)];
+        let written = SourcePosition::write_all(&all);
+        assert_eq!(SourcePosition::read_all(&written), [all[0].clone(), all[2].clone()]);
     }
 
     #[test]

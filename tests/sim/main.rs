@@ -86,7 +86,7 @@ fn seeds_keep_every_promise() {
             }
             let (broken, trace) = run(&Plan::random(seed), false);
             if let Some(broken) = broken {
-                failures.push((seed, broken.promise, report(seed, &broken, &trace)));
+                failures.push((seed, format!("{}: {}", broken.promise, broken.detail), report(seed, &broken, &trace)));
             }
         }
     };
@@ -100,7 +100,7 @@ fn seeds_keep_every_promise() {
     for (_, _, text) in failures.iter().take(3) {
         eprintln!("{text}");
     }
-    let all: Vec<_> = failures.iter().map(|(seed, promise, _)| format!("{seed}: {promise}")).collect();
+    let all: Vec<_> = failures.iter().map(|(seed, what, _)| format!("{seed}: {what}")).collect();
     assert!(failures.is_empty(), "{} of {seeds} seeds failed:\n{}", failures.len(), all.join("\n"));
 }
 

@@ -28,7 +28,7 @@ fn settings() -> Settings {
     settings
 }
 
-fn open(disk: &FaultyDisk) -> Option<Box<dyn Store>> {
+pub(super) fn open(disk: &FaultyDisk) -> Option<Box<dyn Store>> {
     // Folded several times in a life.
     let options = OpenOptions { journal_bytes: 128 << 10, ..OpenOptions::default() };
     let opened = open_on(Arc::new(disk.clone()), &options).ok()?;
@@ -163,7 +163,7 @@ fn all_acked(known: &[Known; 2]) -> bool {
 }
 
 /// What may become of unsynced writes.
-fn losses(seed: u64) -> [Lost; 3] {
+pub(super) fn losses(seed: u64) -> [Lost; 3] {
     [Lost::All, Lost::Some(seed), Lost::Torn(seed)]
 }
 

@@ -13,6 +13,7 @@ mod login;
 mod pair;
 mod permits;
 mod publishing;
+mod resume;
 mod review;
 mod signatures;
 mod simulated;
