@@ -139,6 +139,7 @@ impl Broker {
     fn bridge_status(&self, settings: &BridgeSettings) -> BridgeStatus {
         let mut status = self.bridges.told.get(&settings.name).cloned().unwrap_or_else(|| untold(settings));
         (status.queued, status.oldest_ms) = self.waits_for(settings);
+        status.day_bytes_max = settings.bytes_per_day;
         status
     }
 

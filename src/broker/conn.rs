@@ -166,7 +166,9 @@ impl Broker {
         let limits = &self.settings.limits;
         // Who administers this machine is let in also where strangers hold every place: somebody must be able to look.
         let admin = peer.is_admin() || peer.is_bridge();
-        let over = !admin && self.conns.len() >= limits.connections_max as usize;
+        // Bridges have places of their own.
+        let places = limits.connections_max as usize + self.settings.bridges.len();
+        let over = !admin && self.conns.len() >= places;
         let crowd = self.logins.greet(&peer);
         let crowded = !admin && !peer.is_here() && crowd > (limits.connections_max / CROWD_PART).max(CROWD_MIN);
         let session = Session::new(conn, self.now.mono, limits.handshake_ms, FRAME_PAYLOAD_BYTES_FLOOR);

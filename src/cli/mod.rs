@@ -2,6 +2,7 @@
 
 mod acl;
 mod bench;
+mod bridge;
 mod check_config;
 mod connect;
 mod consume;
@@ -82,6 +83,9 @@ enum Command {
     /// Look into queues, empty them, bring dead letters back
     #[command(subcommand)]
     Queue(queue::Queue),
+    /// Show how bridges upstream are, pause them, let them go on
+    #[command(subcommand, after_help = bridge::HELP)]
+    Bridge(bridge::Bridge),
     /// Show how the broker is
     Status(status::StatusArgs),
     /// Say who may do what by the roles of a configuration
@@ -142,6 +146,7 @@ impl Command {
             Self::Request(command) => command.run(global),
             Self::Reply(command) => command.run(global),
             Self::Queue(command) => command.run(global),
+            Self::Bridge(command) => command.run(global),
             Self::Status(command) => command.run(global),
             Self::Acl(command) => command.run(global),
             Self::Tls(command) => command.run(global),

@@ -1,6 +1,7 @@
 //! `status`: how the broker is.
 
 use super::Global;
+use super::bridge;
 use super::connect::{NO_QUERY, admin, block_on, client};
 use super::exit::{CliError, Exit};
 use super::output;
@@ -97,6 +98,10 @@ fn show(status: &Status, before: Option<&Status>) -> String {
     text.push_str(&output::table(&rows));
     text.push('\n');
     text.push_str(&list(&status.queues));
+    if !status.bridges.is_empty() {
+        text.push('\n');
+        text.push_str(&bridge::list(&status.bridges));
+    }
     // Where there are none, the one without a name has done all that stands above.
     if status.tenants.len() > 1 {
         text.push('\n');

@@ -93,6 +93,19 @@ impl FromStr for Address {
     }
 }
 
+impl Address {
+    /// `host:port`, an IPv6 address in brackets; nothing of a Unix socket.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        match self {
+            Self::Tcp(host, port) | Self::Tls(host, port) | Self::Ws(host, port, _) | Self::Wss(host, port, _) => {
+                authority(host, *port)
+            }
+            Self::Unix(_) => String::new(),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, host, port, path) = match self {

@@ -79,6 +79,16 @@ impl Credentials {
         Ok(Shown { method, user, secret })
     }
 
+    /// Reads them and gives the bytes of an auth frame that answers a challenge, with the method's number.
+    ///
+    /// # Errors
+    /// A sentence that says why there are none.
+    pub fn show(&self, challenge: &[u8]) -> Result<(u8, Zeroizing<Vec<u8>>), String> {
+        let shown = self.read()?;
+        let data = shown.data(challenge.try_into().ok().as_ref(), false)?;
+        Ok((shown.method(), data))
+    }
+
     /// Whether to show them again can help without anybody having changed them.
     pub(super) const fn is_file(&self) -> bool {
         match self {

@@ -300,7 +300,8 @@ impl Item for OutageSettings {
         }
     }
     fn id(&self) -> String {
-        format!("{}/{}:{}", self.tenant, self.queue, self.channels.join(","))
+        let queue = if self.tenant.is_empty() { self.queue.clone() } else { format!("{}/{}", self.tenant, self.queue) };
+        format!("{queue} {}", self.channels.join(","))
     }
     fn list(settings: &Settings) -> &Vec<Self> {
         &settings.outage
@@ -374,6 +375,7 @@ const BRIDGE: &[Key<BridgeSettings>] = &[
             expected: "ten shares, those of the lanes 0 to 9, each from 1 to 1000",
             check: |text| match text.parse::<u32>() {
                 Ok(1..=1_000) => Ok(()),
+                Ok(0) => Err(": a lane without a share would wait for ever".into()),
                 _ => Err(String::new()),
             },
             get: |s| s.weights.iter().map(ToString::to_string).collect(),
@@ -404,12 +406,50 @@ const OUTAGE: &[Key<OutageSettings>] = &[
 const FALSE: bool = false;
 const TRUE: bool = true;
 
+/// An address of an upstream: scheme, host (an IPv6 address in brackets), perhaps a port, and a path where it is a WebSocket's.
 fn check_url(text: &str) -> Result<(), String> {
-    let scheme = text.split_once("://").map(|(scheme, _)| scheme);
-    match scheme {
-        Some("tcp" | "tls" | "ws" | "wss") => Ok(()),
-        Some(scheme) => Err(format!(", which begins with `{scheme}://`: tcp, tls, ws and wss are spoken")),
-        None => Err(", which has no scheme such as tls://".into()),
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(", which has no scheme such as tls://".into());
+    };
+    let web = match scheme {
+        "tcp" | "tls" => false,
+        "ws" | "wss" => true,
+        _ => return Err(format!(", which begins with `{scheme}://`: tcp, tls, ws and wss are spoken")),
+    };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    if !web && !matches!(path, "" | "/") {
+        return Err(format!(", which has the path `{path}`: only ws:// and wss:// have one"));
+    }
+    if path.bytes().any(|b| !b.is_ascii_graphic() || b == b'#') {
+        return Err(", whose path is malformed".into());
+    }
+    if authority.contains('@') {
+        return Err(", which holds a user: credentials belong to `login`".into());
+    }
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(inner) => match inner.split_once(']') {
+            Some((host, "")) => (host, None),
+            Some((host, after)) if after.starts_with(':') => (host, Some(&after[1..])),
+            _ => return Err(", whose bracket is not closed".into()),
+        },
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(", whose host is missing or malformed".into());
+    }
+    match port.map(str::parse::<u16>) {
+        None | Some(Ok(1..)) => Ok(()),
+        _ => Err(", whose port is not a number from 1 to 65535".into()),
+    }
+}
+
+/// The host of such an address.
+pub(super) fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    match authority.strip_prefix('[') {
+        Some(inner) => inner.split(']').next().unwrap_or(inner),
+        None => authority.split(':').next().unwrap_or(authority),
     }
 }
 

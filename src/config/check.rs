@@ -17,6 +17,7 @@ pub(super) fn check(reading: &mut Reading) -> Vec<Problem> {
     found.tls();
     found.names();
     found.queues();
+    found.bridges();
     let Found { problems, warnings, .. } = found;
     reading.problems.extend(problems);
     warnings
@@ -35,8 +36,8 @@ fn position(roles: &[RoleSettings], name: &str) -> usize {
     roles.iter().position(|role| role.name == name).unwrap_or_default()
 }
 
-struct Found<'a> {
-    reading: &'a Reading,
+pub(super) struct Found<'a> {
+    pub(super) reading: &'a Reading,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
@@ -46,13 +47,13 @@ type Side<'a> = (&'a str, u64);
 
 impl Found<'_> {
     /// Tells a problem at the first of `keys` that was set by someone; silent when one of them was refused already.
-    fn problem(&mut self, keys: &[&str], message: String) {
+    pub(super) fn problem(&mut self, keys: &[&str], message: String) {
         if let Some(problem) = self.at(keys, message) {
             self.problems.push(problem);
         }
     }
 
-    fn warn(&mut self, keys: &[&str], message: String) {
+    pub(super) fn warn(&mut self, keys: &[&str], message: String) {
         if let Some(problem) = self.at(keys, message) {
             self.warnings.push(problem);
         }
@@ -211,6 +212,12 @@ impl Found<'_> {
         for (i, queue) in settings.queues.iter().enumerate() {
             tenant(format!("queues[{i}].tenant"), &queue.tenant);
         }
+        for (i, bridge) in settings.bridges.iter().enumerate() {
+            tenant(format!("bridges[{i}].tenant"), &bridge.tenant);
+        }
+        for (i, class) in settings.outage.iter().enumerate() {
+            tenant(format!("outage[{i}].tenant"), &class.tenant);
+        }
         for (i, issuer) in settings.issuers.iter().enumerate() {
             if issuer.keys.is_empty() && issuer.jwks.is_none() {
                 let message = format!("found neither keys nor jwks; expected what `{}` signs with", issuer.name);
@@ -232,6 +239,9 @@ impl Found<'_> {
         }
         for (i, name) in twice(settings.issuers.iter().map(|t| t.name.as_str())) {
             unknown.push((format!("issuers[{i}].name"), format!("found `{name}`, which is taken; expected another")));
+        }
+        for (i, name) in twice(settings.bridges.iter().map(|b| b.name.as_str())) {
+            unknown.push((format!("bridges[{i}].name"), format!("found `{name}`, which is taken; expected another")));
         }
         for (key, message) in unknown {
             self.problem(&[&key], message);

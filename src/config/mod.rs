@@ -5,6 +5,7 @@
 
 mod bridges;
 mod check;
+mod check_bridges;
 mod diff;
 mod error;
 mod items;

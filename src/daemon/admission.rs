@@ -167,7 +167,9 @@ impl<M: Machine + 'static> Admission<M> {
     }
 
     fn is_full(&self) -> bool {
-        self.shared.connections() >= self.connections_max() + REFUSALS_MAX
+        // Sessions of this process's bridges are on top.
+        let bridges = self.shared.machine.borrow().settings().bridges.len();
+        self.shared.connections() >= self.connections_max() + bridges + REFUSALS_MAX
     }
 
     fn say_full(&self) {

@@ -1,5 +1,6 @@
 //! The run loop's centre: carries the machine's effects out, brings it what other threads say, keeps its one timer.
 
+use super::bridges::Bridges;
 use super::inbox::{Inbox, Notice};
 use super::machine::Machine;
 use super::porter::Porter;
@@ -68,6 +69,7 @@ pub(super) struct Conductor<M: Machine> {
     reload: Option<Reload>,
     /// Accepting ends when these are dropped.
     acceptors: Vec<Task<()>>,
+    bridges: Bridges<M>,
     /// Where there are TLS listeners.
     tls: Option<Keeper>,
     timer: Timer,
@@ -92,6 +94,7 @@ pub(super) struct Parts<M: Machine> {
     pub(super) porter: Porter,
     pub(super) reload: Option<Reload>,
     pub(super) acceptors: Vec<Task<()>>,
+    pub(super) bridges: Bridges<M>,
     pub(super) tls: Option<Keeper>,
 }
 
@@ -103,9 +106,9 @@ pub(super) struct Ended {
     pub(super) result: Result<(), StoreError>,
 }
 
-impl<M: Machine> Conductor<M> {
+impl<M: Machine + 'static> Conductor<M> {
     pub(super) fn new(parts: Parts<M>) -> Self {
-        let Parts { shared, inbox, committer, memory, worker, porter, reload, acceptors, tls } = parts;
+        let Parts { shared, inbox, committer, memory, worker, porter, reload, acceptors, bridges, tls } = parts;
         let next_space = shared.now().mono.plus_ms(SPACE_EVERY_MS);
         Self {
             shared,
@@ -117,6 +120,7 @@ impl<M: Machine> Conductor<M> {
             porter,
             reload,
             acceptors,
+            bridges,
             tls,
             timer: Timer::never(),
             armed: None,
@@ -203,6 +207,7 @@ impl<M: Machine> Conductor<M> {
             Notice::Stop => {
                 log::info!("stopping");
                 self.acceptors.clear();
+                self.bridges.stop();
                 let deadline = self.shared.now().mono.plus_ms(STOP_MS);
                 self.end_by = Some(deadline.plus_ms(LAST_BYTES_MS));
                 self.handle(Event::Stop { deadline });
@@ -212,8 +217,10 @@ impl<M: Machine> Conductor<M> {
                 if let Some(settings) = self.reload.as_mut().and_then(|load| reload::reload(&running, load)) {
                     let settings = Arc::new(settings);
                     self.porter.reload(Arc::clone(&settings));
-                    self.handle(Event::Reload { settings });
+                    self.handle(Event::Reload { settings: Arc::clone(&settings) });
+                    self.bridges.reload(&settings);
                 }
+                self.bridges.look_at_files();
                 if self.tls.is_some() {
                     let settings = self.shared.machine.borrow().settings().tls.clone();
                     self.worker.send(Job::RenewTls(settings));
@@ -252,8 +259,7 @@ impl<M: Machine> Conductor<M> {
                     let bytes = self.shared.machine.borrow().settings().store.reserve_bytes;
                     self.worker.send(Job::Reserve(present.then_some(bytes)));
                 }
-                // The task of that name, once bridges run in the daemon.
-                Effect::Bridge { .. } => {}
+                Effect::Bridge { name, pause } => self.bridges.pause(&name, pause),
                 Effect::Stopped if self.stopped => {}
                 Effect::Stopped => {
                     self.stopped = true;

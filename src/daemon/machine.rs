@@ -36,6 +36,10 @@ pub trait Machine {
     fn health(&self) -> Result<(), &'static str> {
         Ok(())
     }
+    /// As [`Broker::bridge_kept`].
+    fn bridge_kept(&self, _name: &str) -> Option<Vec<u8>> {
+        None
+    }
     /// As [`Broker::settings`].
     fn settings(&self) -> &Settings;
 }
@@ -75,6 +79,10 @@ impl Machine for Broker {
 
     fn health(&self) -> Result<(), &'static str> {
         Broker::health(self)
+    }
+
+    fn bridge_kept(&self, name: &str) -> Option<Vec<u8>> {
+        Broker::bridge_kept(self, name)
     }
 
     fn settings(&self) -> &Settings {

@@ -5,6 +5,7 @@
 //! first and its effects are carried out together afterwards, so that a burst from many sockets ends in one commit.
 
 mod admission;
+mod bridges;
 mod conductor;
 mod connection;
 mod folder;
@@ -23,6 +24,7 @@ mod tls;
 mod web;
 mod worker;
 
+pub use bridges::{Dialed, Dialer, Progress, STEP_MS};
 pub use folder::{READY_FILE, Ready, pick as pick_folder};
 pub use machine::Machine;
 pub use porter::{Authenticate, LoadIdentities};
@@ -37,6 +39,7 @@ use crate::schedule::SteadyWall;
 use crate::store::{Batch, CommitEvent, Reader, Store, StoreError, Table, schema};
 use crate::transport::{Listener, MaterialError, Tls, accept_forever};
 use admission::{Admission, Door};
+use bridges::Bridges;
 use conductor::{Conductor, Memory, Parts};
 use folder::ReadyFile;
 use handshakes::Handshakes;
@@ -240,6 +243,7 @@ pub fn serve_with<M: Machine + 'static>(
     let ready_file = ReadyFile::write(&listening).map_err(|error| ServeError::Folder(folder, error))?;
     ready(&listening, Stopper(inbox.clone()));
 
+    let bridges = Bridges::new(&shared, &executor);
     let parts = Parts {
         shared,
         inbox,
@@ -249,6 +253,7 @@ pub fn serve_with<M: Machine + 'static>(
         porter,
         reload,
         acceptors,
+        bridges,
         tls: tls.map(|tls| tls::Keeper::new(tls, clock::mono())),
     };
     let conductor = executor.spawn(Conductor::new(parts).run());

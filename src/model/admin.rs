@@ -152,6 +152,9 @@ pub struct BridgeStatus {
     /// Bytes of today's budget that are used; absent without a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub day_bytes: Option<u64>,
+    /// Most bytes a day; 0 without a budget.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub day_bytes_max: u64,
     /// Messages not forwarded, by reason: codes of the upstream (dead letters), `loop`, `hops`, `expired`, `superseded`, `thinned`.
     pub dropped: BTreeMap<String, u64>,
 }
@@ -259,6 +262,10 @@ pub struct TenantStatus {
     /// What was refused, by code: publishes, and sessions for a quota or a rate.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 fn is_false(value: &bool) -> bool {

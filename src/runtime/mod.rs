@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod disk;
 pub mod entropy;
+pub mod errands;
+pub mod identity;
 pub mod limits;
 pub mod reactor;
 pub mod signals;

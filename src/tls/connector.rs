@@ -65,15 +65,7 @@ impl Connector {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let config = self.config()?;
-        let name = self.trust.server_name.as_deref().unwrap_or(host);
-        let name = ServerName::try_from(name.to_owned())
-            .map_err(|_| TlsError::new("name", format!("\"{name}\" is neither a DNS name nor an IP address")))?;
-        let tls = ClientConnection::new(config, name).map_err(|error| TlsError::new("other", error.to_string()))?;
-        let mut stream = TlsStream::new(io, tls);
-        match stream.handshake().await {
-            Ok(()) => Ok(stream),
-            Err(error) => Err(explain_io(&error, Side::Client, stream.first())),
-        }
+        handshake(io, config, self.trust.server_name.as_deref().unwrap_or(host)).await
     }
 
     fn config(&mut self) -> Result<Arc<ClientConfig>, TlsError> {
@@ -85,14 +77,37 @@ impl Connector {
         {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(trust.config(self.protocol)?);
+        let config = trust.load(self.protocol, None)?;
         self.made = Some((stamps, Arc::clone(&config)));
         Ok(config)
     }
 }
 
+/// Shakes hands with a broker of this name over a connected stream.
+///
+/// # Errors
+/// Why it failed.
+pub async fn handshake<S>(io: S, config: Arc<ClientConfig>, name: &str) -> Result<TlsStream<S>, TlsError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let name = ServerName::try_from(name.to_owned())
+        .map_err(|_| TlsError::new("name", format!("\"{name}\" is neither a DNS name nor an IP address")))?;
+    let tls = ClientConnection::new(config, name).map_err(|error| TlsError::new("other", error.to_string()))?;
+    let mut stream = TlsStream::new(io, tls);
+    match stream.handshake().await {
+        Ok(()) => Ok(stream),
+        Err(error) => Err(explain_io(&error, Side::Client, stream.first())),
+    }
+}
+
 impl Trust {
-    fn config(&self, protocol: &[u8]) -> Result<ClientConfig, TlsError> {
+    /// Reads the files, which may block, and makes of them what a handshake needs. A key that is in no file of its own is
+    /// given: what it is called, and its PEM.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    pub fn load(&self, protocol: &[u8], given: Option<(&str, &[u8])>) -> Result<Arc<ClientConfig>, TlsError> {
         let roots = Arc::new(self.roots()?);
         let mut lists = Vec::new();
         for path in &self.crl {
@@ -105,11 +120,16 @@ impl Trust {
             .map_err(|error| TlsError::new("other", error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Telling(verifier)));
-        let mut config = match (&self.certificate, &self.key) {
+        let key = match (given, &self.key) {
+            (Some((name, pem)), _) => Some((Path::new(name), zeroize::Zeroizing::new(pem.to_vec()))),
+            (None, Some(path)) => Some((path.as_path(), read_private(path)?)),
+            (None, None) => None,
+        };
+        let mut config = match (&self.certificate, key) {
             (None, None) => builder.with_no_client_auth(),
-            (Some(certificate), Some(key)) => {
+            (Some(certificate), Some((key, pem))) => {
                 let chain = pem::certificates(&read(certificate)?).map_err(|error| bad(certificate, &error))?;
-                let secret = pem::private_key(&read_private(key)?).map_err(|error| bad(key, &error))?;
+                let secret = pem::private_key(&pem).map_err(|error| bad(key, &error))?;
                 builder.with_client_auth_cert(chain, secret).map_err(|error| match error {
                     Error::InconsistentKeys(_) => bad(key, &format!("it is not the key of {}", certificate.display())),
                     other => bad(certificate, &other),
@@ -121,7 +141,7 @@ impl Trust {
         };
         config.alpn_protocols = vec![protocol.to_vec()];
         config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-        Ok(config)
+        Ok(Arc::new(config))
     }
 
     fn roots(&self) -> Result<RootCertStore, TlsError> {

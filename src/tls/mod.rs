@@ -8,7 +8,7 @@ mod facts;
 mod pem;
 mod stream;
 
-pub use connector::{Connector, Trust};
+pub use connector::{Connector, Trust, handshake};
 pub use explain::{Side, TlsError, blame, explain, explain_io};
 pub use facts::{CertificateFacts, CrlFacts, KeyFacts, day, serial_text, signed_by};
 pub use pem::{FILE_BYTES_MAX, Part, PemError, certificates, parts, private_key, revocation_lists};

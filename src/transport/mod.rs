@@ -1,8 +1,9 @@
-//! Listeners to byte streams; knows no frames.
+//! Listeners, and connections to others, to byte streams; knows no frames.
 //!
 //! What wraps a stream (TLS, WebSocket) takes a [`BoxStream`] and gives one.
 
 mod accept;
+mod connect;
 mod http;
 mod origin;
 mod socket;
@@ -11,6 +12,7 @@ mod tls;
 mod unix;
 
 pub use accept::{Listener, accept_forever};
+pub use connect::{Metered, Reached, connect};
 pub use http::{Answer, CONNECTIONS_MAX as HTTP_CONNECTIONS_MAX, Http, Site, Upgraded, oldest_of_crowd};
 pub use socket::Socket;
 pub use tls::{Inside, Material, MaterialError, Named, Refused, Source, Tls};

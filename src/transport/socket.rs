@@ -69,6 +69,12 @@ impl<T: Raw> Socket<T> {
     }
 }
 
+impl<T: Raw> From<Watched<T>> for Socket<T> {
+    fn from(io: Watched<T>) -> Self {
+        Self(io)
+    }
+}
+
 impl<T: Raw> Unpin for Socket<T> {}
 
 impl<T: Raw> AsyncRead for Socket<T> {

@@ -12,6 +12,7 @@ mod live;
 mod login;
 mod pair;
 mod permits;
+mod positions;
 mod publishing;
 mod resume;
 mod review;
