@@ -377,7 +377,10 @@ impl Broker {
         let record = Record { properties: Properties::parse(&properties).unwrap_or_default(), ..record };
         let mut bytes = Vec::new();
         record.encode_to(&mut bytes);
-        let room = self.queues[target].admit(bytes.len() as u64, record.priority);
+        let room = {
+            let to = &self.queues[target];
+            to.admit(bytes.len() as u64, to.lane_for(record.channel.as_str(), record.priority))
+        };
         if !matches!(room, Admission::Take | Admission::DropOldest) {
             return false;
         }

@@ -110,6 +110,7 @@ impl Broker {
         if head.ack_timeout_ms > 0 {
             self.timers.set_earlier(Timer::AckTimeout(q, index), now.plus_ms(u64::from(head.ack_timeout_ms)));
         }
+        self.adopt_forward(conn, q, index);
         self.done(conn, stream, epoch, position, true);
         self.pumps.push((q, index));
         Ok(())

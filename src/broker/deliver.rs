@@ -4,7 +4,7 @@ use super::conn::Stream;
 use super::entries::{delivery, entry_at, holds, stand, wanted};
 use super::{Broker, Timer, Waiting};
 use crate::model::{ConnId, Priority, Record, Volume, Wall};
-use crate::queue::{Consumer, PendingState};
+use crate::queue::{Consumer, Loss, PendingState};
 use crate::store::block::{BlockReader, Entry};
 use crate::store::{Block, ReadRequest, ReadResult};
 use crate::wire::item_flag;
@@ -12,9 +12,9 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 
 /// A page read for a consumer, in bytes.
-const PAGE_BYTES: usize = 64 * 1_024;
+pub(super) const PAGE_BYTES: usize = 64 * 1_024;
 /// Messages one session is given before its competitors have their turn.
-const BURST: usize = 64;
+pub(super) const BURST: u32 = 64;
 /// Milliseconds before a failed read is tried again.
 const READ_RETRY_MS: u64 = 1_000;
 
@@ -60,8 +60,12 @@ impl Broker {
         let Some(mut consumer) = queue.consumers.get_mut(c).and_then(Option::take) else { return };
         // Looked at again when its birth is durable.
         if consumer.born <= self.disk.durable {
-            self.pump_retries(q, c, &mut consumer, None);
-            self.pump_new(q, c, &mut consumer);
+            if consumer.forward.is_some() {
+                self.pump_shares(q, c, &mut consumer, None);
+            } else {
+                self.pump_retries(q, c, &mut consumer, None);
+                self.pump_new(q, c, &mut consumer);
+            }
         }
         if let Some((due, ..)) = consumer.waiting.first().filter(|(due, ..)| *due > self.now.wall) {
             self.timers.set(Timer::Retry(q, c), self.now.mono.plus_ms(due.ms_since(self.now.wall)));
@@ -70,7 +74,7 @@ impl Broker {
     }
 
     /// The attachment whose turn it is, among those that may be sent a message.
-    fn pick(&mut self, consumer: &mut Consumer) -> Option<usize> {
+    pub(super) fn pick(&mut self, consumer: &mut Consumer) -> Option<usize> {
         let room = self.settings.limits.outbox_bytes_max as usize;
         for i in 0..consumer.attachments.len() {
             let at = (consumer.turn + i) % consumer.attachments.len();
@@ -147,7 +151,11 @@ impl Broker {
             (Some(Some(block)), PendingState::Fetching) => match self.pick(&mut consumer) {
                 Some(at) => {
                     self.redeliver(q, c, &mut consumer, at, lane, seq, &block);
-                    self.pump_retries(q, c, &mut consumer, Some((lane, &block)));
+                    if consumer.forward.is_some() {
+                        self.pump_shares(q, c, &mut consumer, Some((lane, &block)));
+                    } else {
+                        self.pump_retries(q, c, &mut consumer, Some((lane, &block)));
+                    }
                 }
                 None => consumer.set_state(lane, seq, PendingState::Waiting(Wall(0))),
             },
@@ -157,7 +165,7 @@ impl Broker {
         self.progressed(q, c);
     }
 
-    fn redeliver(
+    pub(super) fn redeliver(
         &mut self,
         q: usize,
         c: usize,
@@ -172,9 +180,10 @@ impl Broker {
             self.lose(q, consumer, lane, seq);
             return;
         };
-        if self.is_expired(&entry, stored) {
+        let bridge = self.is_bridge(consumer.attachments[at].conn);
+        if let Some(loss) = self.given_up(q, consumer, bridge, lane, seq, stored, &entry, false) {
             consumer.settle(lane, seq);
-            self.counters.expired += 1;
+            self.count_loss(consumer, loss);
             return;
         }
         let flags = if pending.delivered { item_flag::REDELIVERED } else { 0 };
@@ -205,7 +214,7 @@ impl Broker {
             if !self.position(q, c, consumer, lane) {
                 return;
             }
-            self.deliver_burst(q, c, consumer, at, lane);
+            self.deliver_burst(q, c, consumer, at, lane, BURST);
         }
     }
 
@@ -227,7 +236,7 @@ impl Broker {
     }
 
     /// Makes the cursor stand in a block; false when that has to be read first.
-    fn position(&mut self, q: usize, c: usize, consumer: &mut Consumer, lane: Priority) -> bool {
+    pub(super) fn position(&mut self, q: usize, c: usize, consumer: &mut Consumer, lane: Priority) -> bool {
         let place = consumer.lane_mut(lane);
         if place.at.as_ref().is_some_and(|at| at.seq == place.cursor && at.left > 0) {
             return true;
@@ -300,7 +309,15 @@ impl Broker {
         self.pumps.push((q, c));
     }
 
-    fn deliver_burst(&mut self, q: usize, c: usize, consumer: &mut Consumer, at: usize, lane: Priority) {
+    pub(super) fn deliver_burst(
+        &mut self,
+        q: usize,
+        c: usize,
+        consumer: &mut Consumer,
+        at: usize,
+        lane: Priority,
+        most: u32,
+    ) {
         let (visible, epoch) = {
             let queue = &self.queues[q];
             (queue.lane(lane).map_or(0, |l| l.visible), queue.epoch.0)
@@ -308,8 +325,9 @@ impl Broker {
         let room = self.settings.limits.outbox_bytes_max as usize;
         let now = self.now;
         let mount = self.mount_of_queue(q);
+        let bridge = self.is_bridge(consumer.attachments[at].conn);
         let Some(mut place) = consumer.lane_mut(lane).at.take() else { return };
-        for _ in 0..BURST {
+        for _ in 0..most {
             let a = &consumer.attachments[at];
             if place.left == 0 || place.seq >= visible || !consumer.has_room() || !a.has_credit() {
                 break;
@@ -330,14 +348,16 @@ impl Broker {
             place.left -= 1;
             place.seq += 1;
             let wanted = wanted(&consumer.filters, &entry);
-            let expired = wanted && self.is_expired(&entry, stored);
-            if !wanted || expired {
-                self.counters.expired += u64::from(expired);
+            let (conn, stream, id) = (a.conn, a.stream, a.id);
+            let loss = if wanted { self.given_up(q, consumer, bridge, lane, seq, stored, &entry, true) } else { None };
+            if let Some(loss) = loss {
+                self.count_loss(consumer, loss);
+            }
+            if !wanted || loss.is_some() {
                 consumer.lane_mut(lane).cursor = seq + 1;
                 consumer.dirty = true;
                 continue;
             }
-            let (conn, stream, id) = (a.conn, a.stream, a.id);
             let Some(shaped) = self.shape(conn, entry.data) else {
                 consumer.deliver_next(lane, id, now.mono);
                 consumer.set_state(lane, seq, PendingState::Dying);
@@ -359,14 +379,28 @@ impl Broker {
         consumer.lane_mut(lane).at = Some(place);
     }
 
-    fn is_expired(&self, entry: &Entry<'_>, stored: Wall) -> bool {
-        self.is_over_ttl(Record::decode(entry.data).map_or(0, |r| r.ttl_ms), stored)
+    /// Why a message is not given any more, if it is not: its own time to live, or to a bridge the rules of outages.
+    fn given_up(
+        &self,
+        q: usize,
+        consumer: &mut Consumer,
+        bridge: bool,
+        lane: Priority,
+        seq: u64,
+        stored: Wall,
+        entry: &Entry<'_>,
+        first: bool,
+    ) -> Option<Loss> {
+        if self.is_over_ttl(Record::decode(entry.data).map_or(0, |r| r.ttl_ms), stored) {
+            return Some(Loss::Expired);
+        }
+        if bridge { self.loss(q, consumer, lane, seq, stored, entry, first) } else { None }
     }
 }
 
 impl crate::queue::Queue {
     /// The tail of the volume this queue lives in.
-    fn volume_tail<'b>(&self, broker: &'b Broker) -> &'b crate::queue::Tail {
+    pub(super) fn volume_tail<'b>(&self, broker: &'b Broker) -> &'b crate::queue::Tail {
         match self.volume {
             Volume::Disk => &broker.disk.tail,
             Volume::Memory => &broker.memory.tail,

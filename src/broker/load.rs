@@ -291,6 +291,7 @@ impl Broker {
             self.arm_delayed(queue);
             self.release(queue);
         }
+        self.renew_outages();
         self.keep_tenants();
         // From here on a stop that is not in order is one.
         self.disk.push(Op::Delete { table: Table::Meta, key: Bytes::from_static(META_STOPPED) });
@@ -382,6 +383,7 @@ impl Broker {
         let before = std::mem::replace(&mut self.settings, settings);
         self.forget_bridges(&before);
         self.renew_signers();
+        self.renew_outages();
         self.set_rates();
         self.keep_tenants();
         self.disk.nudge(self.now.mono);

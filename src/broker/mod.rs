@@ -19,6 +19,7 @@ mod entries;
 mod expand;
 
 mod event;
+mod forward;
 mod load;
 mod login;
 mod mount;
@@ -138,6 +139,8 @@ enum Waiting {
     Delayed(usize),
     /// Retained values or history for a subscription or a history request.
     Prime(subscribe::Prime),
+    /// Messages whose channels are to be noted: queue, lane, from where on.
+    Places(usize, crate::model::Priority, u64),
     /// A page for an administrator.
     Admin(admin::Waiting),
 }
@@ -340,6 +343,7 @@ impl Broker {
             Waiting::Fetch(queue, consumer, lane, seq) => self.handle_fetched(queue, consumer, lane, seq, result),
             Waiting::Delayed(queue) => self.handle_delayed(queue, result),
             Waiting::Prime(prime) => self.handle_primed(prime, result),
+            Waiting::Places(queue, lane, from) => self.handle_places(queue, lane, from, result),
             Waiting::Admin(waiting) => self.handle_admin_read(waiting, result),
         }
     }

@@ -74,7 +74,8 @@ impl Broker {
         let mut publisher = std::mem::take(c.session.publishers.entry(stream).or_default());
         let mut grants = c.grants.take();
         let mut fenced = None;
-        let limited = self.is_limited(mount);
+        // What a bridge of this process brings is paced by its own settings; quotas hold for it as for all.
+        let limited = self.is_limited(mount) && !self.is_bridge(conn);
         let expect = publisher.expect(first);
         let patience = if limited {
             publisher.judge(expect, self.now.mono, count, self.settings.limits.window_messages)
@@ -248,7 +249,7 @@ impl Broker {
         }
         let mut takers = Vec::with_capacity(route.queues.len());
         for &q in &route.queues {
-            match self.queues[q].admit(len, record.priority) {
+            match self.queues[q].admit(len, self.queues[q].lane_for(record.channel.as_str(), record.priority)) {
                 Admission::Reject if len > self.queues[q].settings.bytes_max => {
                     return Err((Code::MessageTooLarge, 0));
                 }
@@ -425,7 +426,7 @@ impl Broker {
         let q = &mut self.queues[queue];
         let mut freed = Vec::new();
         let before = q.dropped;
-        q.make_room(len, record.priority, &mut freed);
+        q.make_room(len, q.lane_for(record.channel.as_str(), record.priority), &mut freed);
         self.counters.dropped_full += q.dropped - before;
         self.push_freed(queue, &freed);
     }
@@ -435,8 +436,11 @@ impl Broker {
         let now = self.now.wall;
         let q = &mut self.queues[queue];
         q.dirty = true;
-        let (seq, closed) = q.lane_mut(record.priority).append(bytes.len() as u64, now);
-        let link = if q.settings.history { q.link(record.channel.as_str(), record.priority, seq) } else { None };
+        let channel = record.channel.as_str();
+        let lane = q.lane_for(channel, record.priority);
+        let (seq, closed) = q.lane_mut(lane).append(bytes.len() as u64, now);
+        let link = if q.settings.history { q.link(channel, lane, seq) } else { None };
+        q.note_channel(channel, lane, seq);
         q.appended += 1;
         let (key, volume, epoch) = (q.key, q.volume, q.epoch.0);
         let v = match volume {
@@ -444,7 +448,7 @@ impl Broker {
             Volume::Memory => &mut self.memory,
         };
         if let (Some(extent), Volume::Disk) = (closed, volume) {
-            let key = Bytes::copy_from_slice(&schema::lane_key(key, record.priority, extent.first));
+            let key = Bytes::copy_from_slice(&schema::lane_key(key, lane, extent.first));
             v.push(Op::Put { table: Table::Extent, key, value: schema::encode(&extent) });
         }
         if link.is_some() && volume == Volume::Disk {
@@ -455,8 +459,8 @@ impl Broker {
             Some(_) => &bytes[..bytes.len() - record.payload.len() - varint_len(record.payload.len())],
             None => bytes,
         };
-        v.append(&self.queues, queue, record.priority, seq, now, link, body, data);
-        LiveItem { epoch, lane: record.priority.get(), seq, offset: link.map(|l| l.offset), stored_ms: now.0 }
+        v.append(&self.queues, queue, lane, seq, now, link, body, data);
+        LiveItem { epoch, lane: lane.get(), seq, offset: link.map(|l| l.offset), stored_ms: now.0 }
     }
 
     fn retain(&mut self, mount: usize, record: &Record<'_>, bytes: &[u8]) {

@@ -30,6 +30,10 @@ pub struct Counters {
     pub dropped_full: u64,
     /// Messages dropped for their age or TTL.
     pub expired: u64,
+    /// Messages bridges did not forward, since newer ones of their channels were there.
+    pub superseded: u64,
+    /// Messages bridges did not forward, since one in so many is.
+    pub thinned: u64,
     /// Messages slow subscribers lost.
     pub dropped_slow: u64,
     /// Messages lost to damage on disk.
@@ -82,6 +86,8 @@ impl Counters {
             ("dropped_full", self.dropped_full),
             ("dropped_slow", self.dropped_slow),
             ("expired", self.expired),
+            ("superseded", self.superseded),
+            ("thinned", self.thinned),
             ("lost", self.lost),
             ("commits", self.commits),
             ("commit_bytes", self.commit_bytes),

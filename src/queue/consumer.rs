@@ -4,6 +4,8 @@
 //! `position()` is done. `outstanding` counts the pending messages that are not done; it never exceeds `window` by new
 //! deliveries, so the stored row is bounded, too.
 
+use super::outage::{Losses, Thinner};
+use super::shares::Shares;
 use crate::model::limits::CREDIT_MAX;
 use crate::model::{ConnId, Mono, Position, Priority, Wall};
 use crate::store::Block;
@@ -47,6 +49,19 @@ pub struct Consumer {
     pub acked: u64,
     /// Messages the queue dropped before this consumer saw them, since start.
     pub lost: u64,
+    /// Messages it was not given by the rules of time, since start.
+    pub losses: Losses,
+    /// What it has beyond others, once a bridge consumed by this name.
+    pub forward: Option<Box<Forward>>,
+}
+
+/// What a bridge's consumer has beyond others.
+#[derive(Debug)]
+pub struct Forward {
+    /// Whose turn it is among its lanes.
+    pub shares: Shares,
+    /// What thinning remembers.
+    pub thinner: Thinner,
 }
 
 /// A consumer's place in a lane.
@@ -160,6 +175,8 @@ impl Consumer {
             dirty: true,
             acked: 0,
             lost: 0,
+            losses: Losses::default(),
+            forward: None,
         }
     }
 
@@ -404,6 +421,24 @@ impl Consumer {
     #[must_use]
     pub fn owes(&self, now: Wall) -> bool {
         self.fetching > 0 || self.waiting.first().is_some_and(|(due, ..)| *due <= now)
+    }
+
+    /// New messages of a lane that may be under way to a bridge, `above` lanes of the queue being higher: a part of the window
+    /// is kept for each of them, so that bulk that is held up leaves alarms a way.
+    #[must_use]
+    pub fn room_below(&self, above: u32) -> u32 {
+        (self.window - self.window / 16 * above.min(8)).saturating_sub(self.outstanding)
+    }
+
+    /// The lowest sequence of a lane that waits to be tried again, and from when on, or whose bytes are being read. `None` where
+    /// everything below the cursor is under way or done.
+    #[must_use]
+    pub fn first_back(&self, priority: Priority) -> Option<Pending> {
+        if self.waiting.is_empty() && self.fetching == 0 {
+            return None;
+        }
+        let back = |p: &&Pending| matches!(p.state, PendingState::Waiting(_) | PendingState::Fetching);
+        self.lanes[priority.index()].as_ref()?.pending.iter().find(back).copied()
     }
 
     /// Messages under way to sessions.

@@ -3,6 +3,7 @@
 use super::channels::Channels;
 use super::consumer::Consumer;
 use super::lane::{Freed, Lane};
+use super::outage::{Losses, Outage, Waited};
 use crate::config::{Keep, Overflow, QueueSettings, Storage};
 use crate::model::{Epoch, Priority, Volume, Wall};
 use crate::store::QueueKey;
@@ -35,6 +36,8 @@ pub struct Queue {
     pub dropped: u64,
     /// Whether it still stands in the configuration; else it only drains.
     pub configured: bool,
+    /// What is given up of what waited for an upstream.
+    pub outage: Option<Box<Outage>>,
 }
 
 /// Messages held back until they are due.
@@ -84,6 +87,7 @@ impl Queue {
             dirty: true,
             dropped: 0,
             configured: true,
+            outage: None,
         }
     }
 
@@ -124,6 +128,54 @@ impl Queue {
     /// A lane, made when it is new.
     pub fn lane_mut(&mut self, priority: Priority) -> &mut Lane {
         self.lanes[priority.index()].get_or_insert_with(|| Box::new(Lane::new(priority)))
+    }
+
+    /// The lane that a message of this channel goes into, its publisher having asked for this one.
+    #[must_use]
+    pub fn lane_for(&self, channel: &str, asked: Priority) -> Priority {
+        self.outage.as_ref().map_or(asked, |outage| outage.lane(channel, asked))
+    }
+
+    /// Takes over the rules of outages. Where they ask for the newest of each channel, the lanes are to be read.
+    pub fn set_outage(&mut self, outage: Option<Box<Outage>>) {
+        self.outage = outage;
+        let Some(outage) = &mut self.outage else { return };
+        if outage.needs_places(self.settings.history) {
+            self.lanes.iter().flatten().for_each(|lane| outage.begin(lane.priority, lane.head, lane.next));
+        }
+    }
+
+    /// A message was appended.
+    pub fn note_channel(&mut self, channel: &str, lane: Priority, seq: u64) {
+        let lanes = &self.lanes;
+        if let Some(outage) = self.outage.as_mut().filter(|o| o.needs_places(self.settings.history)) {
+            outage.note(channel, lane, seq, || lanes.each_ref().map(|l| l.as_ref().map_or(u64::MAX, |l| l.head)));
+        }
+    }
+
+    /// A message as the rules of outages see it.
+    #[must_use]
+    pub fn waited<'a>(
+        &self,
+        channel: &'a str,
+        lane: Priority,
+        seq: u64,
+        stored: Wall,
+        link: Option<HistoryLink>,
+    ) -> Waited<'a> {
+        let last = self.channels.get(channel).filter(|_| self.settings.history);
+        let newer = last.zip(link).map(|(last, link)| last.offset.saturating_sub(link.offset));
+        Waited { channel, lane, seq, stored, newer }
+    }
+
+    /// What its bridges did not forward by the rules of time, since start, over all of them.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        self.consumers.iter().flatten().fold(Losses::default(), |sum, c| Losses {
+            expired: sum.expired + c.losses.expired,
+            superseded: sum.superseded + c.losses.superseded,
+            thinned: sum.thinned + c.losses.thinned,
+        })
     }
 
     /// Messages kept, delayed ones included.

@@ -10,6 +10,7 @@ mod crash;
 mod limits;
 mod live;
 mod login;
+mod outage;
 mod pair;
 mod permits;
 mod positions;

@@ -90,8 +90,17 @@ impl World {
 
     /// A broker that starts on a store as it is.
     pub(super) fn on(settings: Settings, disk: Box<dyn Store>) -> Self {
+        Self::at(settings, disk, Wall(1_700_000_000_000))
+    }
+
+    /// A broker on a box whose clock is not set yet.
+    pub(super) fn in_1970(settings: Settings) -> Self {
+        Self::at(settings, Box::new(MemoryStore::new()), Wall(5_000))
+    }
+
+    fn at(settings: Settings, disk: Box<dyn Store>, wall: Wall) -> Self {
         let settings = behind_a_door(settings);
-        let now = Now { mono: Mono(1_000_000), wall: Wall(1_700_000_000_000) };
+        let now = Now { mono: Mono(1_000_000), wall };
         let broker = Broker::new(now, Arc::new(settings), &*disk.reader(), 7).expect("the store loads");
         let mut world = Self {
             broker,
