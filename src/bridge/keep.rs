@@ -1,5 +1,6 @@
 //! What a bridge keeps over restarts.
 
+use super::budget::BudgetKept;
 use serde::{Deserialize, Serialize};
 
 /// What is kept, as postcard: fields are only ever added behind the others, and what is not there has its default.
@@ -7,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Kept {
     /// An operator paused it.
     pub(super) paused: bool,
+    /// What was used of the day's bytes.
+    pub(super) budget: Option<BudgetKept>,
 }
 
 impl Kept {

@@ -31,6 +31,8 @@ pub(super) enum State {
     Open(Mono),
     /// An operator paused it.
     Paused,
+    /// The day's bytes are used up; looked at again at this time.
+    Spent(Mono),
 }
 
 /// The state, the address, and what it learned.
@@ -173,6 +175,16 @@ impl Life {
         self.state = State::Paused;
     }
 
+    /// The day's bytes are used up.
+    pub(super) fn spend(&mut self, until: Mono) {
+        self.state = State::Spent(until);
+    }
+
+    /// Feeds jitter, 0 to 1.
+    pub(super) fn jitter(&mut self) -> f64 {
+        self.rng.f64()
+    }
+
     /// It begins anew, with the preferred address, at once.
     pub(super) fn restart(&mut self, now: Mono) {
         (self.next, self.tried, self.waits) = (0, 0, 0);
@@ -181,7 +193,7 @@ impl Life {
 
     pub(super) fn poll_timeout(&self, return_ms: u32) -> Option<Mono> {
         match self.state {
-            State::Waiting(at) | State::Dialing(at) => Some(at),
+            State::Waiting(at) | State::Dialing(at) | State::Spent(at) => Some(at),
             State::Open(_) => self.return_at(return_ms),
             State::Greeting | State::Paused => None,
         }
@@ -194,6 +206,7 @@ impl Life {
             State::Greeting => BridgeState::Greeting,
             State::Open(_) => BridgeState::Open,
             State::Paused => BridgeState::Paused,
+            State::Spent(_) => BridgeState::Spent,
         }
     }
 }

@@ -1,18 +1,21 @@
 //! The machine: what both sessions and the clock tell it, and what it asks for.
 
+use super::budget::Budget;
 use super::forward::Passage;
 use super::keep::Kept;
 use super::life::{Life, State};
 use super::local::{self, Local, LocalState};
+use super::pace::{Caps, Pace};
 use super::side::{Stop, each_frame};
-use super::up::{Bounds, Up, frame_bytes};
+use super::up::{Bounds, Up};
 use super::upstream::{self, Upstream, handle_link_timeout, link_timeout, refused};
+use super::window::WindowMax;
 use super::{Action, Failure, Reason};
 use crate::client::Event;
 use crate::config::BridgeSettings;
 use crate::model::limits::DETAIL_BYTES_MAX;
 use crate::model::{Mono, Now};
-use crate::wire::{Auth, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, auth_method};
+use crate::wire::{Auth, Close, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, auth_method};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -30,6 +33,8 @@ pub struct Bridge {
     pub(super) upstream: Option<Upstream>,
     pub(super) up: Up,
     passage: Passage,
+    pace: Pace,
+    pub(super) budget: Budget,
     pub(super) kept: Kept,
     pub(super) counters: Counters,
     actions: VecDeque<Action>,
@@ -38,6 +43,8 @@ pub struct Bridge {
     /// What it keeps changed.
     keep_changed: bool,
     told_at: Option<Mono>,
+    /// Frames for a connection that is ended.
+    last_words: Vec<u8>,
 }
 
 /// What is counted from the start on.
@@ -76,12 +83,15 @@ impl Bridge {
             upstream: None,
             up: Up::new(parts.seed ^ 1),
             passage: Passage { record_bytes_max: 0, lz4: false },
+            pace: Pace::new(now.mono, caps(&parts.settings)),
+            budget: Budget::new(now, parts.settings.bytes_per_day, kept.budget),
             kept,
             counters: Counters::default(),
             actions: VecDeque::new(),
             changed: true,
             keep_changed: false,
             told_at: None,
+            last_words: Vec::new(),
             edge: parts.edge,
             settings: parts.settings,
         };
@@ -98,6 +108,7 @@ impl Bridge {
         }
         match result {
             Ok(()) => {
+                self.last_words.clear();
                 let mut upstream = Upstream::new(now);
                 upstream.hello(&self.settings, &self.edge);
                 self.upstream = Some(upstream);
@@ -113,6 +124,7 @@ impl Bridge {
     pub fn handle_upstream(&mut self, now: Now, number: u64, bytes: &[u8]) {
         let Some(upstream) = self.upstream.as_mut().filter(|_| self.life.is_of(number)) else { return };
         upstream.note_heard(now.mono, bytes.len());
+        self.budget.spend(now, bytes.len() as u64);
         let mut kept = std::mem::take(&mut upstream.partial);
         let result = each_frame(&mut kept, bytes, upstream::FRAME_BYTES_MAX, |frame| self.upstream_frame(now, &frame));
         match result {
@@ -162,18 +174,17 @@ impl Bridge {
     /// Appends whole frames for the upstream, about `bytes_max` of them; nothing when there is none to send now.
     pub fn poll_upstream(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
         let start = out.len();
-        let Some(upstream) = self.upstream.as_mut() else { return };
+        let Some(upstream) = self.upstream.as_mut() else { return out.append(&mut self.last_words) };
         upstream.poll_control(out);
         if self.life.is_open() && !upstream.going {
-            let idle = self.up.in_flight.0 == 0;
-            let bounds = bounds(&self.settings, upstream);
+            let frame_bytes_max = upstream.terms().map_or(0, |terms| terms.frame_bytes_max as usize);
+            let bounds = Bounds { frame_bytes_max, weights: &self.settings.weights };
             let room = bytes_max.saturating_sub(out.len() - start);
-            self.up.fill(now.mono, &bounds, &mut upstream.link, out, room);
-            if idle {
-                upstream.note_idle(now.mono);
-            }
+            self.up.fill(now.mono, &bounds, &mut self.pace, &mut upstream.link, out, room);
         }
-        upstream.note_sent(now.mono, out.len() - start);
+        let sent = out.len() - start;
+        upstream.note_sent(now.mono, sent);
+        self.budget.spend(now, sent as u64);
     }
 
     /// Whether it has room for what the upstream sends.
@@ -249,8 +260,33 @@ impl Bridge {
             self.local.set_routes(&self.settings);
             self.local.consume(&self.settings.consumer(), window(&self.settings));
         }
+        self.pace.set_caps(now.mono, caps(&self.settings));
+        self.budget.set_max(self.settings.bytes_per_day);
+        self.up.window.set_max(self.window_max());
         self.changed = true;
         self.advance(now);
+    }
+
+    /// The files behind its credentials or certificates are others: it connects anew with what is in them now, at once where it
+    /// waits.
+    pub fn handle_renewed(&mut self, now: Now) {
+        if self.life.is_connected() {
+            self.renew(now, false);
+        } else if self.life.is_waiting() {
+            self.life.restart(now.mono);
+        }
+        self.advance(now);
+    }
+
+    /// The process ends, or its settings name it no more: the upstream hears it, what is settled is told here, and what it keeps
+    /// is told once more. Nothing follows.
+    pub fn handle_stop(&mut self, now: Now) {
+        if self.life.is_connected() {
+            self.hang_up();
+            self.drop_upstream(now);
+        }
+        self.life.pause();
+        self.actions.push_back(Action::Tell { keep: Some(self.kept.write()) });
     }
 
     /// An operator wants it paused, or to go on.
@@ -292,7 +328,7 @@ impl Bridge {
             let detail = "what was sent is not acknowledged".into();
             self.stop(now, Stop::Failed(Failure { reason: Reason::Stalled, detail }, 0));
         }
-        self.up.resume(now.mono);
+        self.up.handle_timeout(now.mono);
         if self.life.returns(now.mono, self.settings.return_ms) {
             self.renew(now, true);
         }
@@ -322,6 +358,7 @@ impl Bridge {
             upstream,
             self.stalled_at(),
             self.up.poll_timeout(),
+            self.up.look_at,
             tell,
         ];
         times.into_iter().flatten().min()
@@ -344,16 +381,14 @@ impl Bridge {
             Event::Challenge { method, data } => self.handle_challenge(method, data),
             Event::Welcome(_) => {
                 self.life.opened(now.mono);
-                self.opened();
+                self.opened(now);
                 Ok(())
             }
             Event::PublishAck { stream, ack } => {
-                let before = self.up.in_flight.1;
                 if self.up.handle_ack(now.mono, stream, ack.first, ack.count) {
                     self.life.acknowledged();
                     upstream.moved_at = now.mono;
                 }
-                upstream.note_acked(now.mono, before - self.up.in_flight.1);
                 Ok(())
             }
             Event::PublishNack { stream, nack } => {
@@ -480,10 +515,13 @@ impl Bridge {
     // -- what follows --
 
     /// The session at the upstream is open.
-    fn opened(&mut self) {
+    fn opened(&mut self, now: Now) {
         if let Some(terms) = self.upstream.as_ref().and_then(Upstream::terms) {
             self.passage = Passage { record_bytes_max: terms.message_bytes_max as usize, lz4: terms.lz4 };
         }
+        self.up.open(self.window_max());
+        let jitter = self.life.jitter();
+        self.pace.drain(now.mono, self.settings.ramp_ms, jitter);
         self.changed = true;
     }
 
@@ -494,7 +532,13 @@ impl Bridge {
         }
     }
 
+    /// Ends the connection; the upstream hears that it is meant.
     fn hang_up(&mut self) {
+        self.last_words.clear();
+        if let Some(upstream) = self.upstream.as_mut() {
+            upstream.frame(FrameType::Close, 0, &Close { code: Code::Normal as u16, detail: "" });
+            upstream.poll_control(&mut self.last_words);
+        }
         self.actions.push_back(Action::HangUp { number: self.life.number });
     }
 
@@ -577,7 +621,11 @@ impl Bridge {
         let oldest = self.up.oldest()?;
         let ack_ms = u64::from(self.settings.ack_ms_max);
         let still = upstream.moved_at.max(oldest).plus_ms(2 * ack_ms);
-        let need_ms = upstream.bytes_per_second().map_or(0, |rate| self.up.in_flight.1 * 2_000 / rate.max(1));
+        // Twice what all that is under way takes at the rate the link was seen to have.
+        let need_ms = match self.up.window.rate() {
+            0 => 0,
+            rate => self.up.window.under_way().1.saturating_mul(2_000) / rate,
+        };
         Some(still.min(oldest.plus_ms(need_ms.max(UNACKED_TIMES * ack_ms))))
     }
 
@@ -602,9 +650,12 @@ impl Bridge {
             self.changed = true;
         }
         self.settle();
+        self.look_at_budget(now);
         if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| !u.going) {
-            let (messages, bytes) = self.window();
-            self.local.grant(messages as u32, bytes as u32);
+            // Twice what may be under way: enough to go on with, and little enough that what is urgent is soon given.
+            let (max, (messages, bytes)) = (self.window_max(), self.up.window.limits());
+            let bytes = u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX);
+            self.local.grant(messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
         }
         if self.changed && self.told_at.is_none_or(|at| at.plus_ms(TELL_MS) <= now.mono) {
             self.changed = false;
@@ -614,11 +665,41 @@ impl Bridge {
         }
     }
 
+    /// Ends the connection while the day's bytes are used up.
+    fn look_at_budget(&mut self, now: Now) {
+        if self.life.is_connected() && self.budget.left(now) == 0 {
+            self.hang_up();
+            self.drop_upstream(now);
+            self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now)));
+        }
+        if let State::Spent(until) = self.life.state
+            && until <= now.mono
+        {
+            match self.budget.left(now) {
+                0 => self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now))),
+                _ => self.life.restart(now.mono),
+            }
+        }
+        if let Some(kept) = self.budget.keep(now) {
+            self.kept.budget = Some(kept);
+            (self.changed, self.keep_changed) = (true, true);
+        }
+    }
+
     /// The window in force, in messages and bytes.
     pub(super) fn window(&self) -> (u64, u64) {
-        match &self.upstream {
-            Some(upstream) => bounds(&self.settings, upstream).window,
-            None => (u64::from(self.settings.window_messages), u64::from(self.settings.window_bytes)),
+        let (messages, bytes) = self.up.window.limits();
+        if self.life.is_open() { (u64::from(messages), bytes) } else { (0, 0) }
+    }
+
+    /// The most that may be under way.
+    fn window_max(&self) -> WindowMax {
+        let (messages, bytes) = (self.settings.window_messages, self.settings.window_bytes);
+        match self.upstream.as_ref().and_then(Upstream::terms) {
+            Some(terms) => {
+                WindowMax { messages: messages.min(terms.window_messages), bytes: bytes.min(terms.window_bytes) }
+            }
+            None => WindowMax { messages, bytes },
         }
     }
 }
@@ -631,16 +712,9 @@ fn window(settings: &BridgeSettings) -> u32 {
     settings.window_messages
 }
 
-/// What may be sent now.
-fn bounds<'s>(settings: &'s BridgeSettings, upstream: &Upstream) -> Bounds<'s> {
-    let (mut messages, mut bytes) = (settings.window_messages, settings.window_bytes);
-    let mut frame_bytes_max = usize::MAX;
-    if let Some(terms) = upstream.terms() {
-        messages = messages.min(terms.window_messages);
-        bytes = bytes.min(terms.window_bytes);
-        frame_bytes_max = frame_bytes(upstream.bytes_per_second(), terms.frame_bytes_max);
-    }
-    Bounds { window: (u64::from(messages), u64::from(bytes)), frame_bytes_max, weights: &settings.weights }
+/// Most that may go a second.
+fn caps(settings: &BridgeSettings) -> Caps {
+    Caps { bytes: settings.bytes_per_second, messages: settings.messages_per_second }
 }
 
 /// Settings without what takes effect on a connection as it is.

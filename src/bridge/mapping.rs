@@ -30,6 +30,14 @@ pub struct Names<'a> {
     pub bridge: &'a str,
 }
 
+impl Names<'_> {
+    /// A filter of a route with the names in their places.
+    #[must_use]
+    pub fn fill(self, text: &str) -> String {
+        fill(text, self)
+    }
+}
+
 /// Why a route cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapperError {

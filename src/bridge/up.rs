@@ -11,20 +11,19 @@
 //! 4. Sequences grow along a lane: the queue gives them in order, and what comes again comes on a new connection.
 
 use super::forward::{Passage, Refused};
+use super::pace::{Pace, Turns};
+use super::window::{self, Window, WindowMax};
 use crate::client::Link;
 use crate::model::Mono;
-use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX, PRIORITIES};
+use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
 use crate::schedule::backoff_ms;
 use crate::wire::{
     Batch, Code, Contract, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType, Publish,
     PublishNack, Source, SourcePosition, SourceRuns, append,
 };
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
-/// Largest payload of a batch, in bytes; the upstream may take less, and a slow link is given less.
-const BATCH_BYTES_MAX: usize = 64 * 1_024;
-/// Smallest bound of a frame's payload on a slow link, in bytes.
-const FRAME_BYTES_MIN: usize = 2 * 1_024;
 /// Bytes a record's length takes at most.
 const PREFIX_BYTES_MAX: usize = 5;
 /// Settled bytes are cut off an arena when they are this many and half of it.
@@ -32,8 +31,6 @@ const COMPACT_BYTES: usize = 64 * 1_024;
 /// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
 const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
-/// A byte's cost in a lane of weight 1.
-const COST: u64 = 1_024;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -51,11 +48,12 @@ struct Fence {
     retry_at: Mono,
 }
 
-/// A frame that was sent: the number behind its last record, when.
+/// A frame that was sent: the number behind its last record, when, and what the window knows of it.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     end: u64,
     at: Mono,
+    window: window::Mark,
 }
 
 /// A lane of a queue.
@@ -76,12 +74,9 @@ struct Lane {
     /// Bytes of the cursor's record already sent as chunks.
     chunked: usize,
     unanswered: u32,
-    unanswered_bytes: u64,
     fence: Option<Fence>,
     refusals: u32,
     paused: bool,
-    /// What it was sent, by its weight: the lane with the least is next.
-    turn: u64,
     marks: VecDeque<Mark>,
 }
 
@@ -109,47 +104,47 @@ pub(super) struct GivenUp {
 /// All lanes of a connection, and what came of them.
 pub(super) struct Up {
     lanes: Vec<Lane>,
-    /// Turn of the lane that was sent last.
-    turn: u64,
+    turns: Turns<(Reverse<u8>, u32)>,
     /// The lane whose record is under way in chunks.
     chunking: Option<usize>,
     runs: SourceRuns,
     head: Vec<u8>,
     rng: fastrand::Rng,
-    /// Messages and bytes sent and not answered.
-    pub(super) in_flight: (u64, u64),
+    pub(super) window: Window,
+    /// Whether something waits for the pace alone, and when to look again.
+    pub(super) look_at: Option<Mono>,
     pub(super) acks: Vec<Settled>,
     pub(super) given_up: Vec<GivenUp>,
     /// Messages forwarded, bytes of their records, and bytes of the frames they went in.
     pub(super) sent: (u64, u64, u64),
     /// When the upstream last acknowledged something.
     pub(super) acked_at: Option<Mono>,
-    /// Milliseconds from a frame to its acknowledgement, smoothed; 0 unknown.
-    pub(super) round_trip_ms: u64,
 }
 
-/// How much may be sent now, and how.
+/// What bounds a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds<'s> {
-    /// Most messages and bytes in flight.
-    pub(super) window: (u64, u64),
-    /// Largest payload of a frame, in bytes.
+    /// Largest payload of a frame that the upstream takes, in bytes.
     pub(super) frame_bytes_max: usize,
     /// Shares of the lanes.
     pub(super) weights: &'s [u32],
 }
 
 impl Bounds<'_> {
-    fn weight(&self, priority: u8) -> u64 {
-        u64::from(self.weights.get(usize::from(priority)).copied().unwrap_or(1).max(1))
+    fn weight(&self, priority: u8) -> u32 {
+        self.weights.get(usize::from(priority)).copied().unwrap_or(1)
     }
 }
 
-/// The bound of a frame's payload, so that what is urgent never waits behind more than about a second of it.
-pub(super) fn frame_bytes(bytes_per_second: Option<u64>, upstream_max: u32) -> usize {
-    let most = BATCH_BYTES_MAX.min(upstream_max as usize);
-    let rate = bytes_per_second.map_or(most, |rate| usize::try_from(rate).unwrap_or(most));
-    rate.clamp(FRAME_BYTES_MIN.min(most), most)
+/// What may be sent at this moment.
+#[derive(Clone, Copy, Debug)]
+struct Allowed {
+    messages: u32,
+    bytes: u64,
+    /// Largest payload of a frame: so that what is urgent never waits behind more than about a second of data.
+    frame: usize,
+    /// Largest record that goes in a frame with others.
+    chunk: usize,
 }
 
 impl Lane {
@@ -168,11 +163,9 @@ impl Lane {
             cursor_at: 0,
             chunked: 0,
             unanswered: 0,
-            unanswered_bytes: 0,
             fence: None,
             refusals: 0,
             paused: false,
-            turn: 0,
             marks: VecDeque::new(),
         }
     }
@@ -222,26 +215,32 @@ impl Up {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             lanes: Vec::new(),
-            turn: 0,
+            turns: Turns::new(),
             chunking: None,
             runs: SourceRuns::default(),
             head: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
-            in_flight: (0, 0),
+            window: Window::new(WindowMax { messages: 1, bytes: 1 }),
+            look_at: None,
             acks: Vec::new(),
             given_up: Vec::new(),
             sent: (0, 0, 0),
             acked_at: None,
-            round_trip_ms: 0,
         }
+    }
+
+    /// A connection is open: it begins small.
+    pub(super) fn open(&mut self, max: WindowMax) {
+        self.window = Window::new(max);
     }
 
     /// The connection is gone: what it held goes back to the queues.
     pub(super) fn clear(&mut self) {
         self.lanes.clear();
-        self.turn = 0;
+        self.turns = Turns::new();
         self.chunking = None;
-        self.in_flight = (0, 0);
+        self.look_at = None;
+        self.window = Window::new(WindowMax { messages: 1, bytes: 1 });
         self.acks.clear();
         self.given_up.clear();
     }
@@ -260,7 +259,7 @@ impl Up {
             // Of a lane whose epoch ended nothing more comes.
             self.lanes.retain(|l| (l.consumer, l.priority) != (consumer, priority) || !l.entries.is_empty());
             self.chunking = self.lanes.iter().position(|l| l.chunked > 0);
-            self.lanes.push(Lane { turn: self.turn, ..Lane::new(consumer, epoch, priority, stream, position) });
+            self.lanes.push(Lane::new(consumer, epoch, priority, stream, position));
             self.lanes.len() - 1
         })
     }
@@ -303,47 +302,49 @@ impl Up {
         l.arena.copy_within(at.., start + prefix_len);
         let len = prefix_len + record_len;
         l.arena.truncate(start + len);
-        if l.entries.is_empty() || l.cursor == l.entries.len() {
-            // It was idle: it gets no credit for that.
-            l.turn = l.turn.max(self.turn);
-        }
         l.entries.push_back(Entry { tag, seq, len: len as u32, prefix: prefix_len as u8, settled: false });
         Some(len as u64)
     }
 
     /// The lane to be sent from next, if any may.
-    fn next(&self, bounds: &Bounds<'_>) -> Option<usize> {
-        let mut best: Option<(u64, u8, usize)> = None;
-        for (at, l) in self.lanes.iter().enumerate() {
-            if l.cursor >= l.entries.len() || (l.chunked == 0 && !self.may_begin(at, bounds)) {
-                continue;
-            }
-            let better =
-                best.is_none_or(|(turn, priority, _)| l.turn < turn || (l.turn == turn && l.priority > priority));
-            if better {
-                best = Some((l.turn, l.priority, at));
-            }
-        }
-        best.map(|(.., at)| at)
+    fn next(&self, allowed: &Allowed) -> Option<usize> {
+        let ready =
+            |(at, l): &(usize, &Lane)| l.cursor < l.entries.len() && (l.chunked > 0 || self.may_begin(*at, allowed));
+        let lanes = self.lanes.iter().enumerate().filter(ready).map(|(_, l)| (Reverse(l.priority), l.stream));
+        let (_, stream) = self.turns.next(lanes)?;
+        self.lane_of(stream)
     }
 
     /// Whether the next record of a lane may be sent.
-    fn may_begin(&self, at: usize, bounds: &Bounds<'_>) -> bool {
+    fn may_begin(&self, at: usize, allowed: &Allowed) -> bool {
         let l = &self.lanes[at];
-        let (messages, bytes) = self.in_flight;
         let Some(entry) = l.entries.get(l.cursor) else { return false };
-        let room = messages == 0 || (messages < bounds.window.0 && bytes + u64::from(entry.len) <= bounds.window.1);
+        let alone = self.window.under_way().0 == 0;
+        let room = alone || (allowed.messages > 0 && u64::from(entry.len) <= allowed.bytes);
         // One record at a time goes in chunks: of more the upstream could not promise to have the memory.
-        let large = self.chunking.is_some() && l.record_len(l.cursor) > CHUNK_BYTES_MAX.min(bounds.frame_bytes_max);
+        let large = self.chunking.is_some() && l.record_len(l.cursor) > allowed.chunk;
         // Of one lane of a queue the older epoch goes first.
-        let waits = self.lanes[..at]
-            .iter()
-            .any(|o| (o.consumer, o.priority) == (l.consumer, l.priority) && !o.entries.is_empty());
+        let same = |o: &Lane| (o.consumer, o.priority) == (l.consumer, l.priority);
+        let waits = self.lanes[..at].iter().any(|o| same(o) && !o.entries.is_empty());
         l.fence.is_none() && !l.paused && room && !large && !waits
     }
 
+    fn allowed(&self, now: Mono, bounds: &Bounds<'_>, pace: &Pace) -> Allowed {
+        let room = self.window.room(pace.share(now));
+        let most = self.window.batch_bytes().min(pace.batch_bytes());
+        let frame = usize::try_from(most).unwrap_or(usize::MAX).min(bounds.frame_bytes_max).max(1);
+        let messages = room.messages.min(pace.batch_messages()).min(BATCH_MESSAGES_MAX);
+        Allowed { messages, bytes: room.bytes, frame, chunk: CHUNK_BYTES_MAX.min(frame) }
+    }
+
+    /// The time has come for something: the edge asks what there is to send after this.
+    pub(super) fn handle_timeout(&mut self, now: Mono) {
+        self.look_at = self.look_at.filter(|at| *at > now);
+        self.resume(now);
+    }
+
     /// Lanes that were refused are tried again, where their time has come.
-    pub(super) fn resume(&mut self, now: Mono) {
+    fn resume(&mut self, now: Mono) {
         self.lanes.iter_mut().filter(|l| l.can_resume(now)).for_each(Lane::resume);
     }
 
@@ -352,27 +353,64 @@ impl Up {
         &mut self,
         now: Mono,
         bounds: &Bounds<'_>,
+        pace: &mut Pace,
         link: &mut Link,
         out: &mut Vec<u8>,
         bytes_max: usize,
     ) {
         self.resume(now);
+        self.look_at = None;
         let start = out.len();
         while out.len() - start < bytes_max {
-            let Some(at) = self.next(bounds) else { return };
+            let allowed = self.allowed(now, bounds, pace);
+            let Some(at) = self.next(&allowed) else {
+                if self.lanes.iter().any(|l| l.cursor < l.entries.len()) {
+                    self.look_at = pace.share_changes(now);
+                }
+                return;
+            };
             let before = out.len();
             let l = &self.lanes[at];
-            if l.chunked > 0 || l.record_len(l.cursor) > CHUNK_BYTES_MAX.min(bounds.frame_bytes_max) {
-                self.send_chunk(at, now, bounds, link, out);
+            let (key, weight) = ((Reverse(l.priority), l.stream), bounds.weight(l.priority));
+            let (count, bytes, chunked) = self.run(at, &allowed);
+            let wait_us = pace.wait_us(now, count, bytes as u64);
+            if wait_us > 0 {
+                drop(self.runs.take());
+                self.look_at = Some(now.plus_us(wait_us));
+                return;
+            }
+            if chunked {
+                self.send_chunk(at, now, &allowed, link, out);
             } else {
-                self.send_run(at, now, bounds, link, out);
+                self.send_run(at, now, count, bytes, link, out);
             }
             let len = (out.len() - before) as u64;
             self.sent.2 += len;
-            let l = &mut self.lanes[at];
-            self.turn = l.turn;
-            l.turn += len * COST / bounds.weight(l.priority);
+            self.turns.took(key, weight, len);
+            pace.sent(now, count, len);
         }
+    }
+
+    /// What of a lane goes into the next frame: how many records and bytes, and whether it is a chunk of one.
+    fn run(&mut self, at: usize, allowed: &Allowed) -> (u32, usize, bool) {
+        let l = &self.lanes[at];
+        if l.chunked > 0 || l.record_len(l.cursor) > allowed.chunk {
+            let left = l.record_len(l.cursor) - l.chunked;
+            return (u32::from(l.chunked == 0), left.min(allowed.chunk), true);
+        }
+        let (mut count, mut bytes) = (0u32, 0usize);
+        for entry in l.entries.range(l.cursor..) {
+            let next = bytes + entry.len as usize;
+            let fits = count < allowed.messages && next <= allowed.frame && next as u64 <= allowed.bytes;
+            let small = entry.len as usize - usize::from(entry.prefix) <= allowed.chunk;
+            if !small || (count > 0 && !fits) || !self.runs.takes(entry.seq) {
+                break;
+            }
+            self.runs.push(entry.seq);
+            count += 1;
+            bytes = next;
+        }
+        (count, bytes, false)
     }
 
     /// Writes the extension that says where the records come from into `self.head`.
@@ -386,24 +424,10 @@ impl Up {
         self.head = postcard::to_extend(&source, head).expect("a vector takes anything");
     }
 
-    /// One frame with as many small records as may go into it.
-    fn send_run(&mut self, at: usize, now: Mono, bounds: &Bounds<'_>, link: &mut Link, out: &mut Vec<u8>) {
+    /// One frame with the records of a run.
+    fn send_run(&mut self, at: usize, now: Mono, count: u32, bytes: usize, link: &mut Link, out: &mut Vec<u8>) {
         let l = &self.lanes[at];
-        let (mut count, mut bytes) = (0u32, 0usize);
         let first_seq = l.entries[l.cursor].seq;
-        let chunk = CHUNK_BYTES_MAX.min(bounds.frame_bytes_max);
-        let room = bounds.window.0.saturating_sub(self.in_flight.0).clamp(1, u64::from(BATCH_MESSAGES_MAX)) as u32;
-        let room_bytes = bounds.window.1.saturating_sub(self.in_flight.1);
-        for entry in l.entries.range(l.cursor..) {
-            let next = bytes + entry.len as usize;
-            let fits = count == 0 || (count < room && next <= bounds.frame_bytes_max && next as u64 <= room_bytes);
-            if !fits || entry.len as usize - usize::from(entry.prefix) > chunk || !self.runs.takes(entry.seq) {
-                break;
-            }
-            self.runs.push(entry.seq);
-            count += 1;
-            bytes = next;
-        }
         self.source(at, first_seq);
         let l = &mut self.lanes[at];
         let first = l.base + l.cursor as u64;
@@ -426,7 +450,7 @@ impl Up {
     }
 
     /// The next chunk of the cursor's record.
-    fn send_chunk(&mut self, at: usize, now: Mono, bounds: &Bounds<'_>, link: &mut Link, out: &mut Vec<u8>) {
+    fn send_chunk(&mut self, at: usize, now: Mono, allowed: &Allowed, link: &mut Link, out: &mut Vec<u8>) {
         let l = &self.lanes[at];
         let entry = l.entries[l.cursor];
         let (first, number) = (l.chunked == 0, l.base + l.cursor as u64);
@@ -437,8 +461,7 @@ impl Up {
         let l = &mut self.lanes[at];
         let record_at = l.cursor_at + usize::from(entry.prefix);
         let record = &l.arena[record_at..l.cursor_at + entry.len as usize];
-        let most = CHUNK_BYTES_MAX.min(bounds.frame_bytes_max);
-        let chunk = &record[l.chunked..record.len().min(l.chunked + most)];
+        let chunk = &record[l.chunked..record.len().min(l.chunked + allowed.chunk)];
         let last = l.chunked + chunk.len() == record.len();
         let flags = if last { 0 } else { FLAG_MORE } | if first { 0 } else { FLAG_CONT };
         let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }];
@@ -462,10 +485,8 @@ impl Up {
     fn note_sent(&mut self, at: usize, now: Mono, count: u32, bytes: usize) {
         let l = &mut self.lanes[at];
         l.unanswered += count;
-        l.unanswered_bytes += bytes as u64;
-        l.marks.push_back(Mark { end: l.base + l.cursor as u64, at: now });
-        self.in_flight.0 += u64::from(count);
-        self.in_flight.1 += bytes as u64;
+        let window = self.window.sent(now, count, bytes as u64);
+        l.marks.push_back(Mark { end: l.base + l.cursor as u64, at: now, window });
         self.sent.0 += u64::from(count);
         self.sent.1 += bytes as u64;
     }
@@ -478,7 +499,7 @@ impl Up {
     pub(super) fn handle_ack(&mut self, now: Mono, stream: u32, first: u64, count: u32) -> bool {
         let Some(at) = self.lane_of(stream) else { return false };
         self.lanes[at].refusals = 0;
-        let settled = self.answer(now, at, first, count, |up, consumer, tag, bytes| {
+        let settled = self.answer(now, at, (first, count), true, |up, consumer, tag, bytes| {
             push_ack(&mut up.acks, consumer, tag, bytes);
             true
         });
@@ -500,7 +521,7 @@ impl Up {
             l.fence = Some(Fence { number: nack.first, retry_at: now.plus_ms(wait) });
         }
         let (code, detail) = (nack.code, nack.detail);
-        self.answer(now, at, nack.first, nack.count, |up, consumer, tag, bytes| {
+        self.answer(now, at, (nack.first, nack.count), !retryable, |up, consumer, tag, bytes| {
             if !retryable {
                 up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() });
             }
@@ -508,39 +529,50 @@ impl Up {
         });
     }
 
-    /// Takes records off the flight and lets `each` say whether they are settled; whether one was.
+    /// Takes a range of records off the flight and lets `each` say whether they are settled; whether one was. `moved` says that
+    /// the link did its work with them.
     fn answer(
         &mut self,
         now: Mono,
         at: usize,
-        first: u64,
-        count: u32,
+        (first, count): (u64, u32),
+        moved: bool,
         mut each: impl FnMut(&mut Self, usize, u64, u64) -> bool,
     ) -> bool {
         let l = &self.lanes[at];
-        let (base, consumer, cursor) = (l.base, l.consumer, l.cursor);
+        let (base, consumer) = (l.base, l.consumer);
         let from = first.max(base) - base;
-        let end = first.saturating_add(u64::from(count)).saturating_sub(base).min(cursor as u64);
-        let (mut any, mut answered, mut answered_bytes) = (false, 0, 0);
-        for index in from..end {
-            let entry = self.lanes[at].entries[index as usize];
-            answered += 1;
-            answered_bytes += u64::from(entry.len);
-            if !entry.settled && each(self, consumer, entry.tag, u64::from(entry.len)) {
-                self.lanes[at].entries[index as usize].settled = true;
-                any = true;
+        let end = first.saturating_add(u64::from(count)).saturating_sub(base).min(l.cursor as u64);
+        let (mut any, mut index) = (false, from);
+        // A peer that answers twice takes nothing off that is not under way.
+        let mut left = l.unanswered;
+        while index < end {
+            // Frame by frame, as the window knows them.
+            let marks = &self.lanes[at].marks;
+            let mark = marks.get(marks.partition_point(|m| m.end <= base + index)).copied();
+            let until = mark.map_or(end, |m| end.min(m.end - base));
+            let (mut messages, mut bytes) = (0, 0);
+            for index in index..until {
+                let entry = self.lanes[at].entries[index as usize];
+                messages += 1;
+                bytes += u64::from(entry.len);
+                if !entry.settled && each(self, consumer, entry.tag, u64::from(entry.len)) {
+                    self.lanes[at].entries[index as usize].settled = true;
+                    any = true;
+                }
+            }
+            index = until;
+            let messages = left.min(messages);
+            left -= messages;
+            match mark {
+                Some(mark) if moved && messages > 0 => self.window.acked(now, &mark.window, messages, bytes),
+                _ if messages > 0 => self.window.gone(messages, bytes),
+                _ => {}
             }
         }
         let l = &mut self.lanes[at];
-        // A peer that answers twice takes nothing off that is not there.
-        let (answered, answered_bytes) = (l.unanswered.min(answered), l.unanswered_bytes.min(answered_bytes));
-        l.unanswered -= answered;
-        l.unanswered_bytes -= answered_bytes;
-        self.in_flight.0 -= u64::from(answered);
-        self.in_flight.1 -= answered_bytes;
-        while let Some(mark) = l.marks.front().filter(|m| m.end <= base + end) {
-            let sample = now.ms_since(mark.at);
-            self.round_trip_ms = if self.round_trip_ms == 0 { sample } else { (self.round_trip_ms * 7 + sample) / 8 };
+        l.unanswered = left;
+        while l.marks.front().is_some_and(|m| m.end <= base + end) {
             l.marks.pop_front();
         }
         l.pop();
@@ -576,5 +608,3 @@ fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
         _ => acks.push(Settled { consumer, first: tag, count: 1, bytes }),
     }
 }
-
-const _: () = assert!(PRIORITIES == 10);

@@ -1,4 +1,4 @@
-//! The session at the upstream: hello, credentials, welcome, what is sent ahead of data, and how fast the link is.
+//! The session at the upstream: hello, credentials, welcome, and what is sent ahead of data.
 
 use super::local::ms;
 use super::side::Stop;
@@ -14,8 +14,6 @@ use crate::wire::{
 
 /// Largest frame payload it takes, in bytes.
 pub(super) const FRAME_BYTES_MAX: u32 = FRAME_PAYLOAD_BYTES_DEFAULT;
-/// Milliseconds over which the rate is measured.
-const RATE_MS: u64 = 1_000;
 
 /// A connection to the upstream.
 pub(super) struct Upstream {
@@ -34,17 +32,8 @@ pub(super) struct Upstream {
     pub(super) going: bool,
     /// The last byte that was heard, taken by the transport, or acknowledged.
     pub(super) moved_at: Mono,
-    rate: Rate,
     /// Bytes sent and heard.
     pub(super) bytes: (u64, u64),
-}
-
-/// Bytes a second, of what was acknowledged while something was in flight.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rate {
-    since: Mono,
-    bytes: u64,
-    per_second: Option<u64>,
 }
 
 impl Upstream {
@@ -59,7 +48,6 @@ impl Upstream {
             positions: Vec::new(),
             going: false,
             moved_at: now.mono,
-            rate: Rate { since: now.mono, ..Rate::default() },
             bytes: (0, 0),
         }
     }
@@ -139,28 +127,6 @@ impl Upstream {
         self.link.heard(ms(now));
         self.bytes.1 += bytes as u64;
         self.moved_at = now;
-    }
-
-    /// So many bytes were acknowledged, of `in_flight` before.
-    pub(super) fn note_acked(&mut self, now: Mono, bytes: u64) {
-        let rate = &mut self.rate;
-        rate.bytes += bytes;
-        let took = now.ms_since(rate.since);
-        if took >= RATE_MS {
-            let sample = rate.bytes.saturating_mul(1_000) / took;
-            rate.per_second = Some(rate.per_second.map_or(sample, |old| (old + sample) / 2));
-            (rate.since, rate.bytes) = (now, 0);
-        }
-    }
-
-    /// Nothing is in flight: what is not sent measures no link.
-    pub(super) fn note_idle(&mut self, now: Mono) {
-        (self.rate.since, self.rate.bytes) = (now, 0);
-    }
-
-    /// Bytes a second the link was measured to carry; `None` while that is unknown.
-    pub(super) const fn bytes_per_second(&self) -> Option<u64> {
-        self.rate.per_second
     }
 }
 

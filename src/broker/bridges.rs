@@ -3,7 +3,7 @@
 use super::admin::{Refused, json, query};
 use super::{Broker, Effect};
 use crate::config::{BridgeSettings, Settings};
-use crate::model::admin::{BridgeQuery, BridgeState, BridgeStatus};
+use crate::model::admin::{self, BridgeQuery, BridgeState, BridgeStatus};
 use crate::store::{Op, Reader, StoreError, Table, schema};
 use crate::wire::Code;
 use bytes::Bytes;
@@ -34,6 +34,16 @@ impl Bridges {
         })?;
         Ok(Self { told: BTreeMap::new(), kept })
     }
+}
+
+/// What waits for a bridge.
+#[derive(Default)]
+struct Waits {
+    messages: u64,
+    /// For how long the oldest has.
+    oldest_ms: u64,
+    /// Messages that their queue let go before they were forwarded.
+    lost: u64,
 }
 
 /// A bridge that has told nothing yet.
@@ -138,34 +148,41 @@ impl Broker {
     /// What it told, and what waits for it now.
     fn bridge_status(&self, settings: &BridgeSettings) -> BridgeStatus {
         let mut status = self.bridges.told.get(&settings.name).cloned().unwrap_or_else(|| untold(settings));
-        (status.queued, status.oldest_ms) = self.waits_for(settings);
+        let waits = self.waits_for(settings);
+        (status.queued, status.oldest_ms) = (waits.messages, waits.oldest_ms);
+        if waits.lost > 0 {
+            *status.dropped.entry(admin::NOT_KEPT.into()).or_default() += waits.lost;
+        }
         status.day_bytes_max = settings.bytes_per_day;
         status
     }
 
-    /// How many messages a bridge has yet to forward, and for how long the oldest of them has waited.
-    fn waits_for(&self, settings: &BridgeSettings) -> (u64, u64) {
-        let Some(mount) = self.mount_of(&settings.tenant) else { return (0, 0) };
+    /// What a bridge has yet to forward.
+    fn waits_for(&self, settings: &BridgeSettings) -> Waits {
+        let mut waits = Waits::default();
+        let Some(mount) = self.mount_of(&settings.tenant) else { return waits };
         let mut names: Vec<String> = settings.up_routes().map(|route| route.queue).collect();
         names.sort_unstable();
         names.dedup();
-        let (mut queued, mut oldest) = (0, 0);
         for q in names.iter().filter_map(|name| self.mounts[mount].queue(&self.queues, name)) {
             let queue = &self.queues[q];
             let consumer = queue.consumer_index(&settings.consumer()).and_then(|at| queue.consumers[at].as_ref());
             for lane in queue.lanes() {
-                let position = consumer.map_or(1, |c| c.position(lane.priority)).max(lane.head);
-                let cursor = consumer.and_then(|c| c.lanes[lane.priority.index()].as_ref()).map_or(1, |l| l.cursor);
-                queued += lane.visible.saturating_sub(cursor.max(lane.head));
+                let place = consumer.and_then(|c| c.lanes[lane.priority.index()].as_ref());
+                let cursor = place.map_or(lane.head, |l| l.cursor);
+                waits.messages += lane.visible.saturating_sub(cursor.max(lane.head));
+                waits.lost += lane.head.saturating_sub(cursor);
+                let position = place.map_or(lane.head, |l| l.position()).max(lane.head);
                 if position < lane.visible
                     && let Some(stored) = lane.stored(position)
                 {
-                    oldest = oldest.max(self.now.wall.ms_since(self.leaps.forward(stored)).max(1));
+                    waits.oldest_ms = waits.oldest_ms.max(self.now.wall.ms_since(self.leaps.forward(stored)).max(1));
                 }
             }
-            queued += consumer.map_or(0, |c| u64::from(c.outstanding));
+            waits.messages += consumer.map_or(0, |c| u64::from(c.outstanding));
+            waits.lost += consumer.map_or(0, |c| c.lost);
         }
-        (queued, oldest)
+        waits
     }
 
     /// An administrator wants a bridge paused, or to go on.

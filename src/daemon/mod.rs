@@ -24,7 +24,7 @@ mod tls;
 mod web;
 mod worker;
 
-pub use bridges::{Dialed, Dialer, Progress, STEP_MS};
+pub use bridges::{STEP_MS as DIAL_STEP_MS, Step, probe};
 pub use folder::{READY_FILE, Ready, pick as pick_folder};
 pub use machine::Machine;
 pub use porter::{Authenticate, LoadIdentities};

@@ -29,6 +29,9 @@ pub const BRIDGE_PAUSE: &str = "$admin/bridge/pause";
 /// [`BridgeQuery`] in, [`BridgeStatus`] out: it goes on, and connects at once.
 pub const BRIDGE_RESUME: &str = "$admin/bridge/resume";
 
+/// Among [`BridgeStatus::dropped`]: the queue let them go before they were forwarded, since it was full, by their age, or purged.
+pub const NOT_KEPT: &str = "not-kept";
+
 /// Most messages one peek answers.
 pub const PEEK_MAX: u32 = 1_000;
 /// Most bytes of a payload one [`PeekItem`] shows; the rest is cut off and `size` tells the whole.
@@ -155,7 +158,8 @@ pub struct BridgeStatus {
     /// Most bytes a day; 0 without a budget.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub day_bytes_max: u64,
-    /// Messages not forwarded, by reason: codes of the upstream (dead letters), `loop`, `hops`, `expired`, `superseded`, `thinned`.
+    /// Messages not forwarded, by reason: codes of the upstream (dead letters), `loop`, `hops`, `expired`, `superseded`, `thinned`,
+    /// [`NOT_KEPT`].
     pub dropped: BTreeMap<String, u64>,
 }
 

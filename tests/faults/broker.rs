@@ -1,5 +1,7 @@
 //! The broker as it is installed: the real program in a process of its own, with a log to look into.
 
+#![allow(dead_code)]
+
 use super::raw::{PATIENCE, Raw};
 use serde_json::Value;
 use std::fs::{self, OpenOptions};
@@ -9,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// What every broker here is configured with, before what its test adds.
+/// What every broker here is configured with, unless its test says where it listens.
 const LISTEN: &str = "listen: {tcp: [\"127.0.0.1:0\"]}\n";
 
 /// How to start one.
@@ -54,7 +56,8 @@ impl Place {
     /// Starts a broker.
     pub fn spawn(&self, setup: &Setup) -> Broker<'_> {
         let config = self.folder.path().join("config.yaml");
-        fs::write(&config, format!("{LISTEN}{}", setup.config)).expect("written");
+        let listen = if setup.config.contains("listen:") { "" } else { LISTEN };
+        fs::write(&config, format!("{listen}{}", setup.config)).expect("written");
         let log = OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).expect("a log");
         let mut words: Vec<String> = setup.wrapper.clone();
         words.push(env!("CARGO_BIN_EXE_tidegate").into());
@@ -77,7 +80,7 @@ impl Place {
 pub struct Broker<'p> {
     process: Child,
     place: &'p Place,
-    /// Its TCP address.
+    /// Its address: TCP, or what else it listens on.
     pub address: SocketAddr,
 }
 
@@ -107,8 +110,8 @@ impl Broker<'_> {
             }
             let text = fs::read_to_string(self.data().join("ready.json")).ok()?;
             let ready: Value = serde_json::from_str(&text).ok()?;
-            (ready["pid"] == self.pid())
-                .then(|| ready["tcp"][0].as_str().expect("listens").parse().expect("an address"))
+            let first = ["tcp", "tls", "http", "https"].iter().find_map(|door| ready[door][0].as_str());
+            (ready["pid"] == self.pid()).then(|| first.expect("listens").parse().expect("an address"))
         })
     }
 

@@ -70,6 +70,7 @@ fn nothing_is_taken_from_a_queue_while_there_is_no_upstream_and_all_of_it_goes_o
     assert_eq!(pair.status().last_error, "refused");
     pair.broken.clear();
     pair.until_open();
+    pair.pass(3_000);
     assert_eq!(queued(&pair.edge), 0);
     assert_eq!(arrived(&mut pair.hub), numbers(1..=50));
 }
@@ -111,4 +112,51 @@ fn a_paused_bridge_takes_nothing_stays_so_over_a_restart_and_goes_on_at_once() {
     pair.crash_hub();
     pair.until_open();
     assert_eq!(arrived(&mut pair.hub), numbers(1..=3));
+}
+
+#[test]
+fn a_hub_that_reads_and_never_acknowledges_is_given_up() {
+    let mut pair = pair();
+    pair.hub.hold_commits = true;
+    let conn = pair.edge.connect();
+    publish(&mut pair.edge, conn, 1, 10);
+    pair.run();
+    pair.pass(119_000);
+    assert_eq!((pair.dialed.len(), pair.status().healthy), (1, false));
+    pair.pass(3_000);
+    assert_eq!((pair.dialed.len(), pair.status().last_error.as_str()), (2, "stalled"));
+}
+
+#[test]
+fn a_link_that_swallows_everything_is_noticed_within_three_heartbeats() {
+    let settings = BridgeSettings { heartbeat_ms: 15_000, ..settings(&["main"]) };
+    let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "#")], settings);
+    pair.hub_is_heard = false;
+    pair.broken = vec![Some(Reason::Unreachable)];
+    pair.pass(44_000);
+    assert_eq!(pair.state(), BridgeState::Open);
+    pair.pass(2_000);
+    assert_eq!(pair.dialed.len(), 2, "{:?}", pair.status());
+}
+
+#[test]
+fn a_link_that_moves_nothing_while_something_is_under_way_is_given_up_after_twice_the_ack_age() {
+    let settings = BridgeSettings { heartbeat_ms: 3_600_000, ack_ms_max: 5_000, ..settings(&["main"]) };
+    let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "#")], settings);
+    (pair.hub_reads, pair.hub_is_heard) = (false, false);
+    let conn = pair.edge.connect();
+    publish(&mut pair.edge, conn, 1, 3);
+    pair.pass(9_900);
+    assert_eq!(pair.status().last_error, "");
+    pair.pass(200);
+    assert_eq!(pair.status().last_error, "stalled");
+}
+
+#[test]
+fn a_dial_without_an_end_is_given_up_and_another_follows() {
+    let mut pair = pair();
+    pair.hangs = true;
+    pair.cut();
+    pair.pass(40_000);
+    assert_eq!((pair.dialed.len(), pair.status().last_error.as_str()), (3, "timeout"));
 }

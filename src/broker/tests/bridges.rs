@@ -2,7 +2,7 @@
 
 use super::world::{World, queue};
 use crate::broker::Event;
-use crate::config::{BridgeSettings, Settings, TenantSettings};
+use crate::config::{BridgeSettings, Overflow, QueueSettings, Settings, TenantSettings};
 use crate::model::ConnId;
 use crate::model::admin::{self, AdminError, BridgeState, BridgeStatus, Status};
 use crate::store::StoreError;
@@ -85,6 +85,23 @@ fn what_waits_for_a_bridge_is_counted_when_somebody_asks() {
     let (_, body) = ask(&mut w, c, admin::STATUS, "");
     let status: Status = serde_json::from_slice(&body).expect("a status");
     assert_eq!(status.bridges.iter().map(|b| b.name.as_str()).collect::<Vec<_>>(), ["hub"]);
+}
+
+#[test]
+fn what_a_queue_let_go_before_it_was_forwarded_is_counted() {
+    let full = QueueSettings { messages_max: 10, overflow: Overflow::DropOldest, ..queue("main", "#") };
+    let mut w = World::with(Settings { queues: vec![full], ..settings(vec![bridge("hub", "")]) });
+    let (c, consumer) = (w.connect(), w.connect());
+    w.consume(consumer, 1, "main", "bridge:hub");
+    (1..=25).for_each(|n| w.publish(c, n, "a", "x"));
+    w.verdicts(c);
+    let now = |w: &mut World| {
+        let all = bridges(w, c);
+        (all[0].queued, all[0].dropped.get(admin::NOT_KEPT).copied())
+    };
+    assert_eq!(now(&mut w), (10, Some(15)), "also while nothing is consumed");
+    w.credit(consumer, 1, 100);
+    assert_eq!(now(&mut w), (10, Some(15)), "counted once");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `bridge`: how this broker's bridges upstream are, and what an operator does with them.
 
 mod show;
+mod test;
 
 pub(super) use show::list;
 
@@ -59,14 +60,21 @@ Messages stay in their queues meanwhile, and it stays paused over restarts of th
         /// The bridge
         name: String,
     },
+    /// Say step by step whether the upstream can be reached and lets the bridge do its work
+    Test(test::Test),
 }
 
 impl Bridge {
     pub(super) fn run(self, global: &Global) -> Result<Exit, CliError> {
+        let this = match self {
+            // Of the configuration, not of a broker that runs.
+            Self::Test(test) => return test.run(global),
+            other => other,
+        };
         let address = global.address()?;
         block_on(async |executor| {
             let client = client(&executor, address, global.options("bridge"), None).await?;
-            let exit = self.ask(&client, global.json).await?;
+            let exit = this.ask(&client, global.json).await?;
             client.close().await;
             Ok(exit)
         })
@@ -77,6 +85,7 @@ impl Bridge {
             Self::Status { name, watch } => return status(client, name.as_deref(), watch, json).await,
             Self::Pause { name } => (BRIDGE_PAUSE, name),
             Self::Resume { name } => (BRIDGE_RESUME, name),
+            Self::Test(_) => unreachable!("it asks no broker"),
         };
         let done: BridgeStatus = admin(client, channel, Some(&BridgeQuery { name })).await?;
         match (json, channel) {

@@ -2,7 +2,7 @@
 
 use crate::cli::output;
 use crate::cli::units::{show_bytes, show_count, show_ms};
-use crate::model::admin::{BridgeState, BridgeStatus};
+use crate::model::admin::{BridgeState, BridgeStatus, NOT_KEPT};
 
 /// What is said of a name that no bridge has.
 pub(super) fn unknown(name: &str, there: &[String]) -> String {
@@ -116,7 +116,7 @@ fn block(b: &BridgeStatus) -> String {
 }
 
 /// Reasons of `dropped` that are not codes of the upstream: what these name is no dead letter.
-const OWN_REASONS: [&str; 5] = ["loop", "hops", "expired", "superseded", "thinned"];
+const OWN_REASONS: [&str; 6] = ["loop", "hops", "expired", "superseded", "thinned", NOT_KEPT];
 
 fn messages(count: u64) -> String {
     format!("{} {}", show_count(count), if count == 1 { "message" } else { "messages" })

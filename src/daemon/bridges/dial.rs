@@ -32,7 +32,7 @@ pub const STEP_MS: u64 = 10_000;
 const NAME_FRESH_MS: u64 = 60_000;
 
 /// Dials upstreams. What may block (name servers, files) is done by errands.
-pub struct Dialer {
+pub(super) struct Dialer {
     /// Where relative paths are.
     pub(super) folder: PathBuf,
     names: Desk<(String, u16), Result<Vec<SocketAddr>, String>>,
@@ -42,7 +42,7 @@ pub struct Dialer {
 }
 
 /// A connected upstream.
-pub struct Dialed {
+pub(super) struct Dialed {
     /// Its bytes.
     pub stream: BoxStream,
     /// How many of them the kernel has taken, with what TLS and WebSocket add, since the connection was made.
@@ -53,7 +53,7 @@ pub struct Dialed {
 
 /// A step that went well.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub(super) enum Progress {
     /// The name has these addresses; nothing is said of an address that was given as such.
     Found(Vec<SocketAddr>),
     /// This address answers.

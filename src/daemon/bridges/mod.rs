@@ -6,9 +6,11 @@
 mod dial;
 mod farewell;
 mod files;
+mod probe;
 mod task;
 
-pub use dial::{Dialed, Dialer, Progress, STEP_MS};
+pub use dial::STEP_MS;
+pub use probe::{Step, probe};
 
 use super::machine::Machine;
 use super::shared::Shared;
@@ -17,6 +19,7 @@ use crate::config::{BridgeSettings, Settings};
 use crate::model::limits::NAME_BYTES_MAX;
 use crate::runtime::errands::Errands;
 use crate::runtime::{entropy, identity};
+use dial::Dialer;
 use farewell::Farewell;
 use ring::digest::{SHA256, digest};
 use smol::LocalExecutor;

@@ -228,11 +228,10 @@ impl<M: Machine + 'static> Task<M> {
     /// Ends it in order: what the upstream acknowledged is acknowledged here, and both hear that it is the end.
     fn end(&mut self, cx: &mut Context<'_>, stop: bool) {
         (self.ending, self.removed) = (true, !stop);
-        self.tell_local();
-        if self.close_local() {
-            self.bridge.handle_local_closed(self.shared.now());
-        }
+        self.bridge.handle_stop(self.shared.now());
+        while self.tell_local() {}
         self.act(cx);
+        self.close_local();
         self.hang_up(None);
     }
 
@@ -269,21 +268,12 @@ impl<M: Machine + 'static> Task<M> {
         {
             self.looking = None;
             if stamps != *self.seen.borrow() {
-                self.renew();
+                log::info!("bridge {}: its credentials or certificates changed, it connects anew", self.settings.name);
+                self.bridge.handle_renewed(self.shared.now());
             }
             moved = true;
         }
         moved
-    }
-
-    /// The files behind a connection changed: it is made anew with what is in them now.
-    fn renew(&mut self) {
-        let Upstream::Open(link) = &self.upstream else { return };
-        let number = link.number;
-        log::info!("bridge {}: its credentials or certificates changed, it connects anew", self.settings.name);
-        self.hang_up(Some(number));
-        let detail = "its credentials or certificates changed: connected anew".into();
-        self.bridge.handle_hung_up(self.shared.now(), number, Failure { reason: Reason::Closed, detail });
     }
 
     // -- the broker's side --
