@@ -269,16 +269,15 @@ impl Up {
     pub(super) fn take(&mut self, passage: &Passage, lane: usize, tag: u64, seq: u64, record: &[u8]) -> Option<u64> {
         let l = &mut self.lanes[lane];
         let consumer = l.consumer;
-        if let Some(position) = l.position.as_ref().filter(|p| seq <= p.last) {
-            match position.refused.binary_search_by_key(&seq, |(seq, _)| *seq) {
-                Ok(at) => {
-                    let code = position.refused[at].1;
-                    self.given_up.push(GivenUp { consumer, tag, bytes: 0, code, detail: String::new() });
-                }
-                Err(_) => push_ack(&mut self.acks, consumer, tag, 0),
-            }
+        let position = l.position.as_ref().filter(|p| seq <= p.last);
+        if let Some(position) = position
+            && let Ok(at) = position.refused.binary_search_by_key(&seq, |(seq, _)| *seq)
+        {
+            let code = position.refused[at].1;
+            self.given_up.push(GivenUp { consumer, tag, bytes: 0, code, detail: String::new() });
             return None;
         }
+        let passed = position.is_some();
         let start = l.arena.len();
         l.arena.extend_from_slice(&[0; PREFIX_BYTES_MAX]);
         let at = start + PREFIX_BYTES_MAX;
@@ -292,6 +291,12 @@ impl Up {
                 Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
             };
             self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
+            return None;
+        }
+        // The upstream has it. Only now: what was given up here was never sent, and what came behind it was.
+        if passed {
+            l.arena.truncate(start);
+            push_ack(&mut self.acks, consumer, tag, 0);
             return None;
         }
         let record_len = l.arena.len() - at;
@@ -606,5 +611,33 @@ fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
             last.bytes += bytes;
         }
         _ => acks.push(Settled { consumer, first: tag, count: 1, bytes }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Channel, Record};
+
+    #[test]
+    fn what_was_given_up_here_is_so_again_where_the_upstream_is_past_it() {
+        let mut up = Up::new(1);
+        let position = SourcePosition { epoch: 7, lane: 0, last: 9, refused: vec![(4, 204)] };
+        let lane = up.lane(0, 7, 0, || (1, Some(position)));
+        let passage = Passage { record_bytes_max: 1_000, lz4: true };
+        let record = |bytes: usize| {
+            let payload = vec![7; bytes];
+            let mut out = Vec::new();
+            Record::new(Channel::parse("a").expect("a channel"), &payload).encode_to(&mut out);
+            out
+        };
+        // 3 was never sent: the upstream is past it only because of what came behind it.
+        for (tag, seq, bytes) in [(1, 2, 10), (2, 3, 2_000), (3, 4, 10), (4, 5, 10)] {
+            assert_eq!(up.take(&passage, lane, tag, seq, &record(bytes)), None);
+        }
+        assert!(up.take(&passage, lane, 5, 10, &record(10)).is_some(), "this one it has yet to get");
+        assert_eq!(up.acks.iter().map(|a| (a.first, a.count)).collect::<Vec<_>>(), [(1, 1), (4, 1)]);
+        let given_up: Vec<_> = up.given_up.iter().map(|g| (g.tag, g.code)).collect();
+        assert_eq!(given_up, [(2, Code::MessageTooLarge as u16), (3, 204)]);
     }
 }

@@ -28,6 +28,11 @@ impl Across {
         let record_bytes_max = plan.record_bytes_max;
         Self { edge: plan.edge, hub: plan.hub, routes: routes.collect(), record_bytes_max, ..Self::default() }
     }
+
+    /// Whether the bridge said that its hub will never take this message.
+    pub fn is_given_up(&self, uid: u32) -> bool {
+        self.given_up.contains(&uid)
+    }
 }
 
 impl Ledger {

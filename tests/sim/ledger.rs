@@ -285,7 +285,9 @@ impl Ledger {
                     let channel = self.channel_at(uid, host).unwrap_or_default();
                     let wants = state.filters.is_empty() || state.filters.iter().any(|f| matches(f, &channel));
                     if wants && !state.done.contains(&uid) {
-                        missing.push((uid, key.clone(), q.overflow != Overflow::Reject, m.ttl_ms > 0));
+                        // A dead letter nobody took for long may be dropped for another.
+                        let droppable = q.overflow != Overflow::Reject || self.across.is_given_up(uid);
+                        missing.push((uid, key.clone(), droppable, m.ttl_ms > 0));
                     }
                 }
             }
