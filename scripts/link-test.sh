@@ -30,7 +30,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 tidegate='' options=() all=("$@")
 
 usage() {
-    sed -n 's/^# \{0,1\}//; 2,30p' "${BASH_SOURCE[0]}" | sed '/^set /,$d'
+    sed -n '2,/^set /p' "${BASH_SOURCE[0]}" | sed -n 's/^# \{0,1\}//p'
 }
 
 while (($# > 0)); do

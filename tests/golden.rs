@@ -3,6 +3,9 @@
 //! `TIDEGATE_BLESS=1 cargo test --test golden` writes the files anew. A change in them is a change of the protocol.
 #![cfg(feature = "daemon")]
 
+#[path = "golden/bridge.rs"]
+mod bridge;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,9 +17,10 @@ use tidegate::wire::{
     AUTH_CONTEXT, AUTH_DATA_BYTES_MAX, AUTH_METHODS_MAX, Ack, AnyHead, Auth, Batch, BatchItems, Cancel, Close, Code,
     Consume, Contract, Credit, Decoded, Deliver, DeliverItem, DeliverItems, Done, Dropped, EXTENSION_AUTH_METHODS,
     ErrorHead, Extended, Extension, FLAG_CONT, FLAG_MORE, FilterItems, FrameType, Goaway, Head, Hello, History, Nack,
-    Outcome, Pause, Ping, Pong, Publish, PublishAck, PublishNack, REAUTH_CONTEXT, Reauth, Report, Request, Response,
-    Resume, Since, Start, Subscribe, Unsubscribe, Welcome, append_filter, append_item, append_record, auth_method,
-    decode, encode, encode_extended, encode_into, item_flag, parse_key, parse_password, seal,
+    Outcome, POSITIONS_BYTES_MAX, Pause, Ping, Pong, Publish, PublishAck, PublishNack, REAUTH_CONTEXT, Reauth, Report,
+    Request, Response, Resume, SOURCE_RUNS_MAX, Since, Start, Subscribe, Unsubscribe, Welcome, append_filter,
+    append_item, append_record, auth_method, decode, encode, encode_extended, encode_into, item_flag, parse_key,
+    parse_password, seal,
 };
 
 /// What a reader that takes frame payloads up to the default limit must make of a file.
@@ -194,8 +198,8 @@ fn postcard_hello() -> Vec<u8> {
     hello()[limits::HEADER_BYTES..].to_vec()
 }
 
-fn welcome() -> Vec<u8> {
-    let head = Welcome {
+fn welcome_head() -> Welcome<'static> {
+    Welcome {
         version: 1,
         server: "edge-1",
         session: 42,
@@ -205,8 +209,11 @@ fn welcome() -> Vec<u8> {
         window_messages: 1_024,
         window_bytes: 4_194_304,
         time_ms: 1_763_726_400_000,
-    };
-    frame(0, 0, &head, &[])
+    }
+}
+
+fn welcome() -> Vec<u8> {
+    frame(0, 0, &welcome_head(), &[])
 }
 
 fn publish_ack() -> Vec<u8> {
@@ -660,6 +667,7 @@ fn read_or_code(bytes: &[u8]) -> Result<String, Result<usize, Code>> {
         return Ok(text);
     };
     let _ = write!(text, ": `{head:?}`");
+    text.push_str(&bridge::said(&frame, &head).map_err(Err)?);
     let mut describe = |bytes: &[u8]| match Record::decode(bytes) {
         Ok(r) => {
             let properties: Vec<u32> = r.properties.iter().map(|p| p.tag).collect();
@@ -684,7 +692,8 @@ fn read_or_code(bytes: &[u8]) -> Result<String, Result<usize, Code>> {
     match head {
         AnyHead::Publish(head) if !chunk => describe(frame.unchunked(head.total).map_err(refuse)?)?,
         AnyHead::Batch(head) => {
-            BatchItems::parse(frame.payload, head.count).map_err(refuse)?.try_for_each(describe)?;
+            let payload = bridge::expanded(&frame).map_err(Err)?;
+            BatchItems::parse(&payload, head.count).map_err(refuse)?.try_for_each(describe)?;
         }
         AnyHead::Deliver(head) if !chunk => {
             for item in DeliverItems::parse(frame.payload, head.count, head.total).map_err(refuse)? {
@@ -735,6 +744,7 @@ fn all() -> Vec<Case> {
         .map(|(kind, bytes)| Case { name: kind.name(), bytes, expected: Expected::Accepted, note: "" })
         .collect();
     cases.extend(special());
+    cases.extend(bridge::cases());
     cases
 }
 
@@ -851,7 +861,7 @@ fn every_error_of_the_bytes_is_covered() {
     let of_bytes = Code::ALL.iter().copied().filter(|c| (1..100).contains(&(*c as u16)));
     let expected: BTreeSet<Code> = of_bytes
         .filter(|c| !matches!(c, Code::BadSequence | Code::FrameTimeout))
-        .chain([Code::BadChannel, Code::BadRecord])
+        .chain([Code::BadName, Code::BadChannel, Code::BadRecord])
         .collect();
     assert_eq!(refused, expected);
 }
@@ -944,6 +954,9 @@ fn the_tables_of_the_page_agree_with_the_code() {
         ("methods in hello", AUTH_METHODS_MAX as u64),
         ("token", AUTH_DATA_BYTES_MAX as u64),
         ("records of a batch", limits::BATCH_MESSAGES_MAX.into()),
+        ("payload of a compressed batch, expanded", limits::BATCH_EXPANDED_BYTES_MAX as u64),
+        ("runs of a source", SOURCE_RUNS_MAX as u64),
+        ("positions in a welcome", POSITIONS_BYTES_MAX as u64),
         ("credit", limits::CREDIT_MAX.into()),
     ] {
         let row = format!("| {name} | {} |", grouped(value));

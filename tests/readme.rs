@@ -146,7 +146,7 @@ fn lock_it_down_works_as_written() {
     let home = folder.path();
     fs::create_dir(home.join("bin")).unwrap();
     std::os::unix::fs::symlink(BIN, home.join("bin/tidegate")).unwrap();
-    let lines = lines("## Lock it down", "## Configure it");
+    let lines = lines("## Lock it down", "## Bridge upstream");
     assert!(lines.len() <= 10, "{} lines", lines.len());
     let serve = lines.iter().position(|line| line.starts_with("tidegate serve")).unwrap();
     // Any free port here.
@@ -170,4 +170,49 @@ fn lock_it_down_works_as_written() {
     assert!(code != 0 && text.contains("asks for a key"), "{code}: {text}");
     let (text, code) = run(&lines[serve + 2]);
     assert!(code == 1 && text.contains("denied"), "{code}: {text}");
+}
+
+/// Two ports that are free now.
+fn free_ports() -> [String; 2] {
+    let listeners = [0; 2].map(|_| std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port().to_string())
+}
+
+#[test]
+fn bridge_upstream_works_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path();
+    fs::create_dir(home.join("bin")).unwrap();
+    std::os::unix::fs::symlink(BIN, home.join("bin/tidegate")).unwrap();
+    let lines = lines("## Bridge upstream", "## Configure it");
+    assert!(lines.len() <= 10, "{} lines", lines.len());
+    let [hub, edge] = free_ports();
+    let mut brokers = Vec::new();
+    let mut printed = Vec::new();
+    let mut text = String::new();
+    for line in &lines {
+        text.push_str(&line.replace(":8435", &format!(":{hub}")).replace(":8436", &format!(":{edge}")));
+        if text.matches('"').count() % 2 == 1 {
+            text.push('\n');
+            continue;
+        }
+        let statement = std::mem::take(&mut text);
+        if let Some(serve) = statement.strip_suffix(" &") {
+            let mut command = Command::new("bash");
+            command.args(["-c", &format!("exec {serve}")]).current_dir(home);
+            command.env("PATH", format!("{}:{}", home.join("bin").display(), std::env::var("PATH").unwrap()));
+            brokers.push(Broker(command.stderr(Stdio::null()).spawn().unwrap()));
+            let data = home.join(serve.rsplit(' ').next().unwrap());
+            wait_for("the broker starts", || data.join("ready.json").exists());
+        } else if statement.contains("bridge status") {
+            // Whoever types it takes longer than the bridge to say that it is well.
+            wait_for("it is healthy", || begin(&statement, home, "").end().1 == 0);
+        } else {
+            let (said, code) = begin(&statement, home, "").end();
+            assert_eq!(code, 0, "{statement:?}: {said}");
+            printed.push(said);
+        }
+    }
+    assert_eq!(brokers.len(), 2);
+    assert!(printed.iter().any(|said| said.contains("71.5")), "what the edge was given is at the hub: {printed:?}");
 }

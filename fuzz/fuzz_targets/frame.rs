@@ -5,12 +5,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate::model::limits::{FRAME_PAYLOAD_BYTES_MAX, HEAD_BYTES_MAX, HEADER_BYTES};
+use tidegate::model::limits::{
+    BATCH_EXPANDED_BYTES_MAX, BATCH_MESSAGES_MAX, FRAME_PAYLOAD_BYTES_MAX, HEAD_BYTES_MAX, HEADER_BYTES,
+};
 use tidegate::model::{Channel, Filter, Properties, Record};
 use tidegate::protocols::native::{Accepted, Native};
+use tidegate::seal::unpack_batch;
 use tidegate::wire::{
-    AnyHead, BatchItems, Code, Decoded, DeliverItems, Extended, Extension, FLAG_CONT, FLAG_MORE, FilterItems, Frame,
-    FrameType, Head, WireError, append, append_filter, append_item, append_record, chunks, decode, encode_extended,
+    AnyHead, Batch, BatchItems, Code, Decoded, DeliverItems, EXTENSION_BRIDGE, EXTENSION_LZ4, EXTENSION_SOURCE, Extended,
+    Extension, FLAG_CONT, FLAG_MORE, FilterItems, Frame, FrameType, Head, POSITIONS_BYTES_MAX, Publish, Source,
+    SourcePosition, SourceRuns, Welcome, WireError, append, append_filter, append_item, append_record, chunks, decode, encode_extended,
     encode_into, frame_len, push_filter, push_item, push_record, seal,
 };
 
@@ -185,8 +189,14 @@ fn read(frame: &Frame<'_>) {
         Consume Ack Nack Credit Pause History Request Response Cancel Report Ping Pong Reauth Unsubscribe Resume
     }
     match head {
-        AnyHead::Publish(_) => record(frame.payload),
+        AnyHead::Welcome(_) => positions(extension::<Welcome<'_>>(frame, EXTENSION_BRIDGE)),
+        AnyHead::Publish(_) => {
+            source(extension::<Publish>(frame, EXTENSION_SOURCE), 1);
+            record(frame.payload);
+        }
         AnyHead::Batch(head) => {
+            source(extension::<Batch>(frame, EXTENSION_SOURCE), head.count);
+            packed(frame.payload, extension::<Batch>(frame, EXTENSION_LZ4));
             if let Ok(found) = BatchItems::parse(frame.payload, head.count) {
                 assert_eq!(found.len(), found.clone().inspect(|r| record(r)).count());
                 let again = items(found.clone(), push_record, append_record, frame.payload);
@@ -214,6 +224,47 @@ fn read(frame: &Frame<'_>) {
         AnyHead::Response(head) => properties(head.trailers),
         _ => {}
     }
+}
+
+fn extension<'a, H: Head<'a>>(frame: &Frame<'a>, tag: u32) -> &'a [u8] {
+    frame.head_with_extensions::<H>().ok().and_then(|(_, extensions)| extensions.get(tag)).unwrap_or_default()
+}
+
+/// The positions that a welcome tells are told again as the same.
+fn positions(bytes: &[u8]) {
+    let found = SourcePosition::read_all(bytes);
+    let again = SourcePosition::write_all(&found);
+    assert!(again.len() <= POSITIONS_BYTES_MAX.min(bytes.len()));
+    assert!(again.len() < bytes.len().min(POSITIONS_BYTES_MAX) || SourcePosition::read_all(&again) == found);
+}
+
+/// A source that is valid gives each record a sequence of its own, in order; its runs are written back as the same.
+fn source(bytes: &[u8], count: u32) {
+    let Ok((source, _)) = postcard::take_from_bytes::<Source<'_>>(bytes) else { return };
+    let sequences: Vec<u64> = source.sequences(count.min(BATCH_MESSAGES_MAX)).collect();
+    assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]));
+    if count > BATCH_MESSAGES_MAX || !source.is_valid(count) {
+        return;
+    }
+    assert_eq!((sequences.len(), sequences[0]), (count as usize, source.first));
+    let mut runs = SourceRuns::default();
+    for sequence in &sequences {
+        assert!(runs.takes(*sequence));
+        runs.push(*sequence);
+    }
+    let runs = runs.take();
+    let again = Source { runs: &runs, ..source };
+    assert!(again.is_valid(count) && again.sequences(count).eq(sequences));
+}
+
+/// A block becomes exactly what it says, or nothing.
+fn packed(block: &[u8], len: &[u8]) {
+    let Ok((len, _)) = postcard::take_from_bytes::<u32>(len) else { return };
+    let mut place = Vec::new();
+    if let Ok(payload) = unpack_batch(block, len, &mut place) {
+        assert_eq!(payload.len(), len as usize);
+    }
+    assert!(place.capacity() <= BATCH_EXPANDED_BYTES_MAX.min(255 * block.len()));
 }
 
 /// What is read is written back and read again as the same.

@@ -9,8 +9,8 @@ use crate::config::BridgeSettings;
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
 use crate::model::{Mono, Now};
 use crate::wire::{
-    Ack, Consume, Credit, Deliver, ENCODING_LZ4, EXTENSION_ENCODINGS, Extended, Extension, FrameType, Head, Nack,
-    Start, Unsubscribe, append, append_filter,
+    Ack, BridgeHello, Consume, Credit, Deliver, ENCODING_LZ4, EXTENSION_BRIDGE, EXTENSION_ENCODINGS, EXTENSION_LANES,
+    Extended, Extension, FrameType, Head, Nack, Pause, Start, Unsubscribe, append, append_filter,
 };
 
 /// Heartbeat of a session in memory, in milliseconds: nothing is lost there.
@@ -61,9 +61,10 @@ pub(super) struct LocalConsumer {
     /// Credit it has left.
     pub(super) credit_messages: u32,
     pub(super) credit_bytes: i64,
-    /// What it gave and is not settled, the fenced lanes left out.
-    pub(super) held_messages: u32,
-    pub(super) held_bytes: u64,
+    /// It was given credit: something may be under way.
+    granted: bool,
+    /// Lanes of which it gives nothing, bit n for lane n.
+    held_lanes: u16,
 }
 
 impl LocalConsumer {
@@ -75,8 +76,8 @@ impl LocalConsumer {
             open: false,
             credit_messages: 0,
             credit_bytes: 0,
-            held_messages: 0,
-            held_bytes: 0,
+            granted: false,
+            held_lanes: 0,
         }
     }
 }
@@ -120,14 +121,18 @@ impl Local {
     }
 
     /// Begins a session: the edge connects it, what follows goes there.
-    pub(super) fn open(&mut self, now: Now, client: &str) {
+    pub(super) fn open(&mut self, now: Now, client: &str, bridge: &BridgeHello<'_>) {
         self.state = LocalState::Greeting;
         self.link = Link::new(ms(now.mono));
         self.partial = Vec::new();
         self.assembly = Assembly::default();
         self.out.clear();
         let head = Link::hello(client, HEARTBEAT_MS, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX);
-        let extensions = &[Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] }];
+        let bridge = postcard::to_stdvec(bridge).expect("a vector takes anything");
+        let extensions = &[
+            Extension { tag: EXTENSION_ENCODINGS, value: &[ENCODING_LZ4] },
+            Extension { tag: EXTENSION_BRIDGE, value: &bridge },
+        ];
         self.frame(FrameType::Hello, 0, &Extended { head, extensions }, &[]);
         self.forget();
     }
@@ -143,7 +148,7 @@ impl Local {
         self.retry_at = None;
         for c in &mut self.consumers {
             (c.stream, c.open, c.credit_messages, c.credit_bytes) = (0, false, 0, 0);
-            (c.held_messages, c.held_bytes) = (0, 0);
+            (c.granted, c.held_lanes) = (false, 0);
         }
     }
 
@@ -183,6 +188,7 @@ impl Local {
             let stream = self.stream();
             let c = &mut self.consumers[at];
             (c.stream, c.open, c.credit_messages, c.credit_bytes) = (stream, false, 0, 0);
+            (c.granted, c.held_lanes) = (false, 0);
             let (queue, filters) = (std::mem::take(&mut c.queue), std::mem::take(&mut c.filters));
             let mut payload = Vec::new();
             filters.iter().for_each(|f| append_filter(&mut payload, f));
@@ -207,9 +213,8 @@ impl Local {
     pub(super) fn give_back(&mut self, name: &str, window: u32) {
         for at in 0..self.consumers.len() {
             let c = &mut self.consumers[at];
-            let (stream, touched) = (c.stream, c.credit_messages > 0 || c.credit_bytes != 0 || c.held_messages > 0);
-            (c.held_messages, c.held_bytes) = (0, 0);
-            if stream != 0 && touched {
+            let stream = c.stream;
+            if stream != 0 && std::mem::take(&mut c.granted) {
                 c.stream = 0;
                 self.send(stream, &Unsubscribe {});
             }
@@ -247,29 +252,31 @@ impl Local {
         Some(&c.queue)
     }
 
-    /// Gives the consumers credit up to their shares of a window.
-    pub(super) fn grant(&mut self, window_messages: u32, window_bytes: u32) {
+    /// Gives a consumer credit up to its share of a window, of which it holds so much; and nothing of these lanes from now on.
+    pub(super) fn grant(&mut self, at: usize, window: (u32, u32), held: (u32, u64), held_lanes: u16) {
         let parts = self.consumers.len().max(1) as u32;
-        let (messages, bytes) = ((window_messages / parts).max(1), i64::from((window_bytes / parts).max(1)));
-        for at in 0..self.consumers.len() {
-            let c = &mut self.consumers[at];
-            if !c.open {
-                continue;
-            }
-            let more = messages.saturating_sub(c.held_messages + c.credit_messages);
-            let more_bytes = (bytes - c.held_bytes as i64 - c.credit_bytes).max(0);
-            let parts = i64::from(CREDIT_PARTS);
-            let dry = c.credit_messages == 0 || c.credit_bytes <= 0;
-            if !dry && more < messages.div_ceil(CREDIT_PARTS) && more_bytes < bytes / parts {
-                continue;
-            }
-            if more == 0 && more_bytes == 0 {
-                continue;
-            }
+        let (messages, bytes) = ((window.0 / parts).max(1), i64::from((window.1 / parts).max(1)));
+        let c = &mut self.consumers[at];
+        if !c.open {
+            return;
+        }
+        let stream = c.stream;
+        if std::mem::replace(&mut c.held_lanes, held_lanes) != held_lanes {
+            let lanes = postcard::to_stdvec(&held_lanes).expect("a vector takes anything");
+            let extensions = &[Extension { tag: EXTENSION_LANES, value: &lanes }];
+            self.frame(FrameType::Pause, stream, &Extended { head: Pause { code: 0 }, extensions }, &[]);
+        }
+        let c = &mut self.consumers[at];
+        let more = messages.saturating_sub(held.0.saturating_add(c.credit_messages));
+        let more_bytes = bytes - i64::try_from(held.1).unwrap_or(i64::MAX) - c.credit_bytes;
+        let dry = c.credit_messages == 0 || c.credit_bytes <= 0;
+        let part = more >= messages.div_ceil(CREDIT_PARTS) || more_bytes >= bytes / i64::from(CREDIT_PARTS);
+        let more_bytes = u32::try_from(more_bytes).unwrap_or(0);
+        if (dry || part) && (more > 0 || more_bytes > 0) {
             c.credit_messages += more;
-            c.credit_bytes += more_bytes;
-            let stream = c.stream;
-            self.send(stream, &Credit { messages: more, bytes: more_bytes as u32 });
+            c.credit_bytes += i64::from(more_bytes);
+            c.granted = true;
+            self.send(stream, &Credit { messages: more, bytes: more_bytes });
         }
     }
 

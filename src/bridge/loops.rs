@@ -36,6 +36,8 @@ pub enum Refusal {
     Hops,
     /// It has no room for the marks, and no id that would stop it without.
     Room,
+    /// It is larger than messages may be there, even without the marks.
+    Large,
 }
 
 impl Refusal {
@@ -46,6 +48,7 @@ impl Refusal {
             Self::Loop => "loop",
             Self::Hops => "hops",
             Self::Room => "room",
+            Self::Large => "message-too-large",
         }
     }
 }
@@ -55,6 +58,7 @@ impl fmt::Display for Refusal {
         f.write_str(match self {
             Self::Loop => "it began at the broker it would go to",
             Self::Hops => "it passed as many bridges as it may",
+            Self::Large => "it is larger than messages may be there",
             Self::Room => "its properties leave no room to count the bridges it passes, and it has no id",
         })
     }
@@ -111,6 +115,9 @@ impl Onward<'_> {
         let hops = Property { tag: tag::HOPS, value: &hops };
         let origin = Property { tag: tag::ORIGIN, value: origin.unwrap_or(self.from.as_bytes()) };
         let onward = Record { channel: self.channel, delay_ms: 0, ..*record };
+        if onward.encoded_len() > self.bytes_max {
+            return Err(Refusal::Large);
+        }
         for marks in [&[origin, hops][..], &[hops]] {
             if let Some(properties) = marked(record.properties, marks, scratch) {
                 let marked = Record { properties, ..onward };
@@ -279,6 +286,8 @@ mod tests {
         assert_eq!(pass(onward(bare + 9), &plain).map(|bytes| bytes.len()), Ok(bare + 9));
         assert_eq!(pass(onward(bare + 8), &plain).map(|bytes| bytes.len()), Ok(bare + 3));
         assert_eq!(pass(onward(bare), &plain).map(|bytes| bytes.len()), Ok(bare));
+        assert_eq!(pass(onward(bare), &Record { id: MessageId::NONE, ..plain }), Err(Refusal::Room));
+        assert_eq!(pass(onward(bare - 1), &plain), Err(Refusal::Large));
     }
 
     #[test]

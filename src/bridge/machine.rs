@@ -1,21 +1,22 @@
 //! The machine: what both sessions and the clock tell it, and what it asks for.
 
 use super::budget::Budget;
+use super::down::Down;
 use super::forward::Passage;
 use super::keep::Kept;
 use super::life::{Life, State};
 use super::local::{self, Local, LocalState};
+use super::loops::upstream_name;
 use super::pace::{Caps, Pace};
 use super::side::{Stop, each_frame};
 use super::up::{Bounds, Up};
-use super::upstream::{self, Upstream, handle_link_timeout, link_timeout, refused};
+use super::upstream::{self, Upstream, handle_link_timeout, link_timeout};
 use super::window::WindowMax;
 use super::{Action, Failure, Reason};
-use crate::client::Event;
 use crate::config::BridgeSettings;
-use crate::model::limits::DETAIL_BYTES_MAX;
+use crate::model::limits::{DETAIL_BYTES_MAX, PRIORITIES};
 use crate::model::{Mono, Now};
-use crate::wire::{Auth, Close, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, auth_method};
+use crate::wire::{Auth, BridgeHello, Close, Code, FrameType};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -32,14 +33,15 @@ pub struct Bridge {
     pub(super) local: Local,
     pub(super) upstream: Option<Upstream>,
     pub(super) up: Up,
-    passage: Passage,
+    pub(super) down: Down,
+    pub(super) passage: Passage,
     pace: Pace,
     pub(super) budget: Budget,
     pub(super) kept: Kept,
     pub(super) counters: Counters,
-    actions: VecDeque<Action>,
+    pub(super) actions: VecDeque<Action>,
     /// Something changed that was not told.
-    changed: bool,
+    pub(super) changed: bool,
     /// What it keeps changed.
     keep_changed: bool,
     told_at: Option<Mono>,
@@ -54,8 +56,6 @@ pub(super) struct Counters {
     pub(super) dropped: BTreeMap<String, u64>,
     /// Bytes sent and heard on connections that are gone.
     pub(super) bytes: (u64, u64),
-    /// Messages brought from the upstream and taken here.
-    pub(super) brought: u64,
 }
 
 /// What a bridge is made of.
@@ -82,6 +82,7 @@ impl Bridge {
             local: Local::new(now, &parts.settings),
             upstream: None,
             up: Up::new(parts.seed ^ 1),
+            down: Down::new(now.mono, &parts.settings, &parts.name, &parts.edge, parts.seed ^ 2),
             passage: Passage { record_bytes_max: 0, lz4: false },
             pace: Pace::new(now.mono, caps(&parts.settings)),
             budget: Budget::new(now, parts.settings.bytes_per_day, kept.budget),
@@ -175,10 +176,14 @@ impl Bridge {
     pub fn poll_upstream(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
         let start = out.len();
         let Some(upstream) = self.upstream.as_mut() else { return out.append(&mut self.last_words) };
+        if self.life.is_open() {
+            self.down.poll_upstream(upstream.control());
+        }
         upstream.poll_control(out);
         if self.life.is_open() && !upstream.going {
             let frame_bytes_max = upstream.terms().map_or(0, |terms| terms.frame_bytes_max as usize);
-            let bounds = Bounds { frame_bytes_max, weights: &self.settings.weights };
+            let compress = self.settings.compress && upstream.lz4_batch;
+            let bounds = Bounds { frame_bytes_max, compress, weights: &self.settings.weights };
             let room = bytes_max.saturating_sub(out.len() - start);
             self.up.fill(now.mono, &bounds, &mut self.pace, &mut upstream.link, out, room);
         }
@@ -226,6 +231,10 @@ impl Bridge {
     pub fn poll_local(&mut self, now: Now, out: &mut Vec<u8>, bytes_max: usize) {
         let start = out.len();
         self.local.poll(out, bytes_max);
+        let room = bytes_max.saturating_sub(out.len() - start);
+        if self.local.waiting() == 0 && room > 0 {
+            self.down.poll_local(now.mono, &self.settings, &mut self.local.link, out, room);
+        }
         if out.len() > start {
             self.local.link.sent(local::ms(now.mono));
         }
@@ -258,6 +267,7 @@ impl Bridge {
         if !same_routes {
             self.local.end_consumers();
             self.local.set_routes(&self.settings);
+            self.down.set_routes(&self.settings);
             self.local.consume(&self.settings.consumer(), window(&self.settings));
         }
         self.pace.set_caps(now.mono, caps(&self.settings));
@@ -320,9 +330,9 @@ impl Bridge {
             _ => {}
         }
         if let Some(upstream) = self.upstream.as_mut()
-            && let Err(error) = handle_link_timeout(&mut upstream.link, now.mono)
+            && let Err(stop) = upstream.handle_timeout(now.mono)
         {
-            self.stop(now, error.into());
+            self.stop(now, stop);
         }
         if self.life.is_open() && self.stalled_at().is_some_and(|at| at <= now.mono) {
             let detail = "what was sent is not acknowledged".into();
@@ -349,7 +359,7 @@ impl Bridge {
             LocalState::Greeting | LocalState::Open => link_timeout(&self.local.link),
         };
         let tell = self.changed.then(|| self.told_at.map_or(Mono(0), |at| at.plus_ms(TELL_MS)));
-        let upstream = self.upstream.as_ref().map(|u| link_timeout(&u.link));
+        let upstream = self.upstream.as_ref().map(Upstream::poll_timeout);
         let times = [
             Some(local),
             self.local.retry_at,
@@ -358,6 +368,7 @@ impl Bridge {
             upstream,
             self.stalled_at(),
             self.up.poll_timeout(),
+            self.down.poll_timeout(),
             self.up.look_at,
             tell,
         ];
@@ -369,156 +380,14 @@ impl Bridge {
         self.actions.pop_front()
     }
 
-    // -- what the sessions say --
-
-    fn upstream_frame(&mut self, now: Now, frame: &Frame<'_>) -> Result<(), Stop> {
-        let Some(upstream) = self.upstream.as_mut() else { return Err(Stop::Over) };
-        if frame.header.kind == FrameType::Welcome {
-            upstream.welcomed(frame)?;
-        }
-        let event = upstream.link.handle_frame(frame)?;
-        match event {
-            Event::Challenge { method, data } => self.handle_challenge(method, data),
-            Event::Welcome(_) => {
-                self.life.opened(now.mono);
-                self.opened(now);
-                Ok(())
-            }
-            Event::PublishAck { stream, ack } => {
-                if self.up.handle_ack(now.mono, stream, ack.first, ack.count) {
-                    self.life.acknowledged();
-                    upstream.moved_at = now.mono;
-                }
-                Ok(())
-            }
-            Event::PublishNack { stream, nack } => {
-                self.up.handle_nack(now.mono, stream, &nack);
-                Ok(())
-            }
-            Event::Pause { stream, .. } => {
-                self.up.handle_pause(stream, true);
-                Ok(())
-            }
-            Event::Resume { stream } => {
-                self.up.handle_pause(stream, false);
-                Ok(())
-            }
-            Event::Error { stream: 0, error } => Err(refused(error.code, error.retry_after_ms, error.detail)),
-            Event::Close(close) => Err(refused(close.code, 0, close.detail)),
-            Event::Goaway(goaway) => self.handle_goaway(now, &goaway),
-            // Streams of what is brought: `down` takes these.
-            Event::Deliver { .. }
-            | Event::Chunk { .. }
-            | Event::Done { .. }
-            | Event::Error { .. }
-            | Event::Dropped { .. } => Ok(()),
-            Event::Request { .. }
-            | Event::Response { .. }
-            | Event::Cancel { .. }
-            | Event::Pong
-            | Event::Ping
-            | Event::Ignored => Ok(()),
-        }
-    }
-
-    fn handle_challenge(&mut self, method: u8, challenge: &[u8]) -> Result<(), Stop> {
-        if method == auth_method::TRANSPORT {
-            if let Some(upstream) = self.upstream.as_mut() {
-                upstream.frame(FrameType::Auth, 0, &Auth { method, data: &[] });
-            }
-            return Ok(());
-        }
-        let (number, challenge) = (self.life.number, challenge.to_vec());
-        self.actions.push_back(Action::Credentials { number, method, challenge });
-        Ok(())
-    }
-
-    /// The upstream will end the connection. What it refuses to renew in time is begun anew before it ends, where the link is
-    /// not just that.
-    fn handle_goaway(&mut self, now: Now, goaway: &Goaway<'_>) -> Result<(), Stop> {
-        if goaway.code == Code::CredentialsExpired as u16 {
-            if self.life.may_renew(now.mono) {
-                self.renew(now, false);
-                return Err(Stop::Over);
-            }
-        } else if let Some(upstream) = self.upstream.as_mut() {
-            upstream.going = true;
-        }
-        Ok(())
-    }
-
-    fn local_frame(&mut self, now: Now, frame: &Frame<'_>) -> Result<(), Stop> {
-        let event = self.local.link.handle_frame(frame)?;
-        match event {
-            Event::Welcome(_) => {
-                self.local.state = LocalState::Open;
-                self.local.consume(&self.settings.consumer(), window(&self.settings));
-                self.changed = true;
-                Ok(())
-            }
-            Event::Done { stream, .. } => {
-                self.local.handle_done(stream);
-                Ok(())
-            }
-            Event::Deliver { stream, head, payload, more } if self.local.takes(stream) => {
-                if more {
-                    return self.local.begin(stream, head, payload);
-                }
-                self.handle_delivery(stream, &head, payload)
-            }
-            Event::Chunk { stream, kind: FrameType::Deliver, payload, more } if self.local.takes(stream) => {
-                match self.local.assembly.go_on(stream, payload, more)? {
-                    Some((head, bytes)) => self.handle_delivery(stream, &head, &bytes),
-                    None => Ok(()),
-                }
-            }
-            Event::Error { stream: 0, error } => Err(Stop::new(Reason::Local, error.detail)),
-            Event::Error { stream, error } => {
-                if let Some(queue) = self.local.handle_refused(now, stream) {
-                    let detail = format!("queue {queue:?} cannot be consumed: {}", error.detail);
-                    self.life.last = Some((Failure { reason: Reason::Local, detail }, now.mono));
-                    self.changed = true;
-                }
-                Ok(())
-            }
-            Event::Close(close) => Err(Stop::new(Reason::Local, close.detail)),
-            // Publishes of what is brought: `down` takes their answers.
-            Event::PublishAck { .. } | Event::PublishNack { .. } | Event::Pause { .. } | Event::Resume { .. } => Ok(()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Messages of a queue: into their lanes.
-    fn handle_delivery(&mut self, stream: u32, head: &Deliver, payload: &[u8]) -> Result<(), Stop> {
-        let Some(consumer) = self.local.consumer_of(stream) else { return Ok(()) };
-        let Some(upstream) = self.upstream.as_mut() else { return Ok(()) };
-        let mut lane = None;
-        for (tag, item) in (head.first_tag..).zip(DeliverItems::parse(payload, head.count, head.total)?) {
-            let c = &mut self.local.consumers[consumer];
-            c.credit_messages = c.credit_messages.saturating_sub(1);
-            c.credit_bytes -= item.record.len() as i64;
-            let at = match lane {
-                Some((priority, at)) if priority == item.lane => at,
-                _ => self.up.lane(consumer, head.epoch, item.lane, || {
-                    (upstream.stream(), upstream.take_position(head.epoch, item.lane))
-                }),
-            };
-            lane = Some((item.lane, at));
-            if let Some(bytes) = self.up.take(&self.passage, at, tag, item.seq, item.record) {
-                c.held_messages += 1;
-                c.held_bytes += bytes;
-            }
-        }
-        Ok(())
-    }
-
     // -- what follows --
 
     /// The session at the upstream is open.
-    fn opened(&mut self, now: Now) {
+    pub(super) fn opened(&mut self, now: Now) {
         if let Some(terms) = self.upstream.as_ref().and_then(Upstream::terms) {
             self.passage = Passage { record_bytes_max: terms.message_bytes_max as usize, lz4: terms.lz4 };
         }
+        self.down.upstream_opened();
         self.up.open(self.window_max());
         let jitter = self.life.jitter();
         self.pace.drain(now.mono, self.settings.ramp_ms, jitter);
@@ -543,7 +412,7 @@ impl Bridge {
     }
 
     /// Ends the connection on purpose, to make another at once.
-    fn renew(&mut self, now: Now, preferred: bool) {
+    pub(super) fn renew(&mut self, now: Now, preferred: bool) {
         self.hang_up();
         self.drop_upstream(now);
         self.life.renew(now.mono, preferred);
@@ -563,6 +432,7 @@ impl Bridge {
         self.counters.bytes.1 += upstream.bytes.1;
         self.settle();
         self.up.clear();
+        self.down.upstream_closed();
         if self.local.is_open() {
             self.local.give_back(&self.settings.consumer(), window(&self.settings));
         }
@@ -571,6 +441,7 @@ impl Bridge {
     /// The local session is gone, and with it what it gave.
     fn lose_local(&mut self, now: Now, detail: String) {
         self.up.clear();
+        self.down.local_closed();
         self.local.lost(now);
         self.changed = true;
         if self.life.is_connected() {
@@ -586,11 +457,6 @@ impl Bridge {
     fn settle(&mut self) {
         for settled in self.up.acks.drain(..) {
             self.local.ack(settled.consumer, settled.first, settled.count);
-            let c = &mut self.local.consumers[settled.consumer];
-            if settled.bytes > 0 {
-                c.held_messages = c.held_messages.saturating_sub(settled.count);
-                c.held_bytes = c.held_bytes.saturating_sub(settled.bytes);
-            }
             self.counters.acked += u64::from(settled.count);
             self.changed = true;
         }
@@ -605,11 +471,6 @@ impl Bridge {
                 end -= 1;
             }
             self.local.give_up(given_up.consumer, given_up.tag, &reason[..end]);
-            let c = &mut self.local.consumers[given_up.consumer];
-            if given_up.bytes > 0 {
-                c.held_messages = c.held_messages.saturating_sub(1);
-                c.held_bytes = c.held_bytes.saturating_sub(given_up.bytes);
-            }
             *self.counters.dropped.entry(code).or_default() += 1;
             self.changed = true;
         }
@@ -635,7 +496,9 @@ impl Bridge {
             && at <= now.mono
         {
             let client = self.settings.consumer();
-            self.local.open(now, &client);
+            // To this broker its upstream is the edge: what came from there does not go back, and is known when it comes again.
+            let upstream = upstream_name(&self.edge, &self.settings.name);
+            self.local.open(now, &client, &BridgeHello { edge: &upstream, bridge: &self.settings.name });
             self.actions.push_back(Action::OpenLocal);
         }
         if self.local.retry_at.is_some_and(|at| at <= now.mono) {
@@ -655,7 +518,16 @@ impl Bridge {
             // Twice what may be under way: enough to go on with, and little enough that what is urgent is soon given.
             let (max, (messages, bytes)) = (self.window_max(), self.up.window.limits());
             let bytes = u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX);
-            self.local.grant(messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
+            let window = (messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
+            for at in 0..self.local.consumers.len() {
+                let (held, held_lanes) = self.up.held(at);
+                self.local.grant(at, window, held, held_lanes);
+            }
+        }
+        self.down.advance(now.mono, &self.settings);
+        if let Some(problem) = self.down.problem.take() {
+            self.life.last = Some((problem, now.mono));
+            self.changed = true;
         }
         if self.changed && self.told_at.is_none_or(|at| at.plus_ms(TELL_MS) <= now.mono) {
             self.changed = false;
@@ -671,6 +543,8 @@ impl Bridge {
             self.hang_up();
             self.drop_upstream(now);
             self.life.spend(now.mono.plus_ms(self.budget.wait_ms(now)));
+            self.kept.budget = Some(self.budget.to_keep());
+            (self.changed, self.keep_changed) = (true, true);
         }
         if let State::Spent(until) = self.life.state
             && until <= now.mono
@@ -707,9 +581,9 @@ impl Bridge {
 /// Bytes that may wait for the local broker before the upstream is not read from.
 const LOCAL_BYTES_MAX: usize = 1_024 * 1_024;
 
-/// Deliveries that may be outstanding at a time, of one queue.
-fn window(settings: &BridgeSettings) -> u32 {
-    settings.window_messages
+/// Deliveries that may be outstanding at a time, of one queue: a window for each lane that cannot go on, and one for the rest.
+pub(super) fn window(settings: &BridgeSettings) -> u32 {
+    settings.window_messages.saturating_mul(PRIORITIES as u32 + 1)
 }
 
 /// Most that may go a second.

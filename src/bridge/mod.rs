@@ -9,6 +9,8 @@
 //! asks [`Bridge::poll_action`] and [`Bridge::poll_timeout`] after every call.
 
 mod budget;
+mod down;
+mod events;
 mod forward;
 mod keep;
 mod life;

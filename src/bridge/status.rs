@@ -23,6 +23,10 @@ impl Bridge {
             ("records", records),
             ("batches", batches),
         ];
+        let mut dropped = self.counters.dropped.clone();
+        for (name, count) in &self.down.dropped {
+            *dropped.entry(name.clone()).or_default() += count;
+        }
         BridgeStatus {
             name: self.settings.name.clone(),
             tenant: self.settings.tenant.clone(),
@@ -40,10 +44,10 @@ impl Bridge {
             last_ack_age_ms: self.up.acked_at.map_or(0, |at| since(at).max(1)),
             round_trip_ms: self.up.window.round_trip_ms(),
             window: self.window(),
+            brought: self.down.brought,
             day_bytes: self.budget.used(),
-            brought: self.counters.brought,
             bytes: kinds.into_iter().map(|(kind, bytes)| (kind.into(), bytes)).collect::<BTreeMap<String, u64>>(),
-            dropped: self.counters.dropped.clone(),
+            dropped,
             ..BridgeStatus::default()
         }
     }

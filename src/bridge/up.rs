@@ -17,9 +17,10 @@ use crate::client::Link;
 use crate::model::Mono;
 use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
 use crate::schedule::backoff_ms;
+use crate::seal::BatchPacker;
 use crate::wire::{
-    Batch, Code, Contract, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType, Publish,
-    PublishNack, Source, SourcePosition, SourceRuns, append,
+    Batch, Code, Contract, EXTENSION_LZ4, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType,
+    Publish, PublishNack, Source, SourcePosition, SourceRuns, append,
 };
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -31,6 +32,11 @@ const COMPACT_BYTES: usize = 64 * 1_024;
 /// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
 const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
+/// Tag of a delivery that is acknowledged to nobody.
+const NOBODY: u64 = 0;
+/// Sequences by which the floor of a source stays behind what is settled: a refusal that was passed on can still be lost by a
+/// cut, and is then to be told again.
+const FLOOR_LAG: u64 = 4_096;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -65,6 +71,7 @@ struct Lane {
     stream: u32,
     /// What the upstream has of it since before this connection.
     position: Option<SourcePosition>,
+    contract: Contract,
     arena: Vec<u8>,
     head: usize,
     entries: VecDeque<Entry>,
@@ -109,12 +116,16 @@ pub(super) struct Up {
     chunking: Option<usize>,
     runs: SourceRuns,
     head: Vec<u8>,
+    packer: BatchPacker,
+    packed: Vec<u8>,
     rng: fastrand::Rng,
     pub(super) window: Window,
     /// Whether something waits for the pace alone, and when to look again.
     pub(super) look_at: Option<Mono>,
     pub(super) acks: Vec<Settled>,
     pub(super) given_up: Vec<GivenUp>,
+    /// Consumers and bytes of records that were settled after [`Up::disown`].
+    pub(super) disowned: Vec<(usize, u64)>,
     /// Messages forwarded, bytes of their records, and bytes of the frames they went in.
     pub(super) sent: (u64, u64, u64),
     /// When the upstream last acknowledged something.
@@ -126,6 +137,8 @@ pub(super) struct Up {
 pub(super) struct Bounds<'s> {
     /// Largest payload of a frame that the upstream takes, in bytes.
     pub(super) frame_bytes_max: usize,
+    /// Whether batches are compressed where that makes them smaller.
+    pub(super) compress: bool,
     /// Shares of the lanes.
     pub(super) weights: &'s [u32],
 }
@@ -155,6 +168,7 @@ impl Lane {
             priority,
             stream,
             position,
+            contract: Contract::Queue,
             arena: Vec::new(),
             head: 0,
             entries: VecDeque::new(),
@@ -219,11 +233,14 @@ impl Up {
             chunking: None,
             runs: SourceRuns::default(),
             head: Vec::new(),
+            packer: BatchPacker::default(),
+            packed: Vec::new(),
             rng: fastrand::Rng::with_seed(seed),
             window: Window::new(WindowMax { messages: 1, bytes: 1 }),
             look_at: None,
             acks: Vec::new(),
             given_up: Vec::new(),
+            disowned: Vec::new(),
             sent: (0, 0, 0),
             acked_at: None,
         }
@@ -243,6 +260,30 @@ impl Up {
         self.window = Window::new(WindowMax { messages: 1, bytes: 1 });
         self.acks.clear();
         self.given_up.clear();
+        self.disowned.clear();
+    }
+
+    /// A consumer, or each, gives what it gave anew: what was sent is answered for nobody, the rest is dropped. Without a consumer
+    /// the lanes are nobody's, too.
+    pub(super) fn disown(&mut self, consumer: Option<usize>) {
+        for (at, l) in self.lanes.iter_mut().enumerate() {
+            if consumer.is_some_and(|consumer| consumer != l.consumer) {
+                continue;
+            }
+            // What is under way in chunks is brought to its end: the stream can take nothing else before.
+            let keep = l.cursor + usize::from(self.chunking == Some(at));
+            for entry in l.entries.drain(keep.min(l.entries.len())..) {
+                l.arena.truncate(l.arena.len() - entry.len as usize);
+                if !entry.settled {
+                    self.disowned.push((l.consumer, u64::from(entry.len)));
+                }
+            }
+            l.entries.iter_mut().for_each(|entry| entry.tag = NOBODY);
+            if consumer.is_none() {
+                l.consumer = usize::MAX;
+            }
+            l.pop();
+        }
     }
 
     /// The lane of a delivery, made with a stream of its own when it is new.
@@ -267,37 +308,64 @@ impl Up {
     /// Takes a delivery. Returns the bytes it holds here; `None` when it is settled at once: the upstream has it, or will
     /// never take it.
     pub(super) fn take(&mut self, passage: &Passage, lane: usize, tag: u64, seq: u64, record: &[u8]) -> Option<u64> {
-        let l = &mut self.lanes[lane];
+        let l = &self.lanes[lane];
         let consumer = l.consumer;
         let position = l.position.as_ref().filter(|p| seq <= p.last);
-        if let Some(position) = position
-            && let Ok(at) = position.refused.binary_search_by_key(&seq, |(seq, _)| *seq)
-        {
-            let code = position.refused[at].1;
+        let refused = position.and_then(|p| {
+            let at = p.refused.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
+            Some(p.refused[at].1)
+        });
+        if let Some(code) = refused {
             self.given_up.push(GivenUp { consumer, tag, bytes: 0, code, detail: String::new() });
             return None;
         }
-        let passed = position.is_some();
+        // What is given up here was never sent, and the upstream is past it by what came behind it.
+        if position.is_some() && passage.pass(record, &mut Vec::new()).is_ok() {
+            push_ack(&mut self.acks, consumer, tag, 0);
+            return None;
+        }
+        let written = self.append(lane, tag, seq, |arena| passage.pass(record, arena));
+        written
+            .map_err(|refused| {
+                let (code, detail) = match refused {
+                    Refused::TooLarge(len) => {
+                        let max = passage.record_bytes_max;
+                        (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
+                    }
+                    Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
+                };
+                self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
+            })
+            .ok()
+    }
+
+    /// Takes a record as it is to be sent, under a contract of the lane's. Returns the bytes it holds here.
+    pub(super) fn put(&mut self, lane: usize, contract: Contract, tag: u64, seq: u64, record: &[u8]) -> u64 {
+        self.lanes[lane].contract = contract;
+        let write = |arena: &mut Vec<u8>| {
+            arena.extend_from_slice(record);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        match self.append(lane, tag, seq, write) {
+            Ok(bytes) => bytes,
+        }
+    }
+
+    /// Puts what `write` writes at the end of a lane.
+    fn append<E>(
+        &mut self,
+        lane: usize,
+        tag: u64,
+        seq: u64,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let l = &mut self.lanes[lane];
         let start = l.arena.len();
         l.arena.extend_from_slice(&[0; PREFIX_BYTES_MAX]);
         let at = start + PREFIX_BYTES_MAX;
-        if let Err(refused) = passage.pass(record, &mut l.arena) {
+        if let Err(error) = write(&mut l.arena) {
             l.arena.truncate(start);
-            let (code, detail) = match refused {
-                Refused::TooLarge(len) => {
-                    let max = passage.record_bytes_max;
-                    (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
-                }
-                Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
-            };
-            self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
-            return None;
-        }
-        // The upstream has it. Only now: what was given up here was never sent, and what came behind it was.
-        if passed {
-            l.arena.truncate(start);
-            push_ack(&mut self.acks, consumer, tag, 0);
-            return None;
+            return Err(error);
         }
         let record_len = l.arena.len() - at;
         let mut prefix = [0; PREFIX_BYTES_MAX];
@@ -308,7 +376,7 @@ impl Up {
         let len = prefix_len + record_len;
         l.arena.truncate(start + len);
         l.entries.push_back(Entry { tag, seq, len: len as u32, prefix: prefix_len as u8, settled: false });
-        Some(len as u64)
+        Ok(len as u64)
     }
 
     /// The lane to be sent from next, if any may.
@@ -387,7 +455,7 @@ impl Up {
             if chunked {
                 self.send_chunk(at, now, &allowed, link, out);
             } else {
-                self.send_run(at, now, count, bytes, link, out);
+                self.send_run(at, now, (count, bytes), bounds.compress, link, out);
             }
             let len = (out.len() - before) as u64;
             self.sent.2 += len;
@@ -419,10 +487,11 @@ impl Up {
     }
 
     /// Writes the extension that says where the records come from into `self.head`.
+    /// Those of a lane without an epoch come from no queue, and go without.
     fn source(&mut self, at: usize, first: u64) {
         let l = &self.lanes[at];
         let runs = self.runs.take();
-        let floor = l.entries.front().map_or(first, |e| e.seq);
+        let floor = l.entries.front().map_or(first, |e| e.seq).saturating_sub(FLOOR_LAG);
         let source = Source { epoch: l.epoch, lane: l.priority, floor, first, runs: &runs };
         self.head.clear();
         let head = std::mem::take(&mut self.head);
@@ -430,17 +499,34 @@ impl Up {
     }
 
     /// One frame with the records of a run.
-    fn send_run(&mut self, at: usize, now: Mono, count: u32, bytes: usize, link: &mut Link, out: &mut Vec<u8>) {
+    fn send_run(
+        &mut self,
+        at: usize,
+        now: Mono,
+        (count, bytes): (u32, usize),
+        compress: bool,
+        link: &mut Link,
+        out: &mut Vec<u8>,
+    ) {
         let l = &self.lanes[at];
         let first_seq = l.entries[l.cursor].seq;
         self.source(at, first_seq);
         let l = &mut self.lanes[at];
         let first = l.base + l.cursor as u64;
         let payload = &l.arena[l.cursor_at..l.cursor_at + bytes];
-        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }];
+        let expanded = if compress { self.packer.pack(payload, &mut self.packed) } else { None };
+        let mut len = [0; PREFIX_BYTES_MAX];
+        let len = postcard::to_slice(&expanded.unwrap_or_default(), &mut len).expect("five bytes hold any u32");
+        let extensions =
+            &[Extension { tag: EXTENSION_SOURCE, value: &self.head }, Extension { tag: EXTENSION_LZ4, value: len }];
+        // What has no source (it was never in a queue there) has none to tell.
+        let extensions = &extensions[usize::from(l.epoch == 0)..1 + usize::from(expanded.is_some())];
         let start = out.len();
-        let contract = Contract::Queue;
-        if count == 1 {
+        let contract = l.contract;
+        if expanded.is_some() {
+            let head = Batch { contract, first, count };
+            append(out, FrameType::Batch, 0, l.stream, Some(&Extended { head, extensions }), &[&self.packed]);
+        } else if count == 1 {
             let record = &payload[usize::from(l.entries[l.cursor].prefix)..];
             let head = Publish { contract, number: first, total: record.len() as u32 };
             append(out, FrameType::Publish, 0, l.stream, Some(&Extended { head, extensions }), &[record]);
@@ -469,8 +555,8 @@ impl Up {
         let chunk = &record[l.chunked..record.len().min(l.chunked + allowed.chunk)];
         let last = l.chunked + chunk.len() == record.len();
         let flags = if last { 0 } else { FLAG_MORE } | if first { 0 } else { FLAG_CONT };
-        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }];
-        let head = Publish { contract: Contract::Queue, number, total: record.len() as u32 };
+        let extensions = &[Extension { tag: EXTENSION_SOURCE, value: &self.head }][..usize::from(l.epoch != 0)];
+        let head = Publish { contract: l.contract, number, total: record.len() as u32 };
         let head = Extended { head, extensions };
         let start = out.len();
         append(out, FrameType::Publish, flags, l.stream, first.then_some(&head), &[chunk]);
@@ -505,7 +591,10 @@ impl Up {
         let Some(at) = self.lane_of(stream) else { return false };
         self.lanes[at].refusals = 0;
         let settled = self.answer(now, at, (first, count), true, |up, consumer, tag, bytes| {
-            push_ack(&mut up.acks, consumer, tag, bytes);
+            match tag {
+                NOBODY => up.disowned.push((consumer, bytes)),
+                _ => push_ack(&mut up.acks, consumer, tag, bytes),
+            }
             true
         });
         if settled {
@@ -527,8 +616,10 @@ impl Up {
         }
         let (code, detail) = (nack.code, nack.detail);
         self.answer(now, at, (nack.first, nack.count), !retryable, |up, consumer, tag, bytes| {
-            if !retryable {
-                up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() });
+            match (retryable, tag) {
+                (true, _) => {}
+                (false, NOBODY) => up.disowned.push((consumer, bytes)),
+                (false, _) => up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() }),
             }
             !retryable
         });
@@ -591,6 +682,21 @@ impl Up {
         }
     }
 
+    /// Messages and bytes that a consumer gave and that can go on, and the lanes that cannot for now, bit n for lane n. What
+    /// these hold counts for nothing, so that the others are not kept from theirs.
+    pub(super) fn held(&self, consumer: usize) -> ((u32, u64), u16) {
+        let (mut messages, mut bytes, mut lanes) = (0, 0, 0);
+        for l in self.lanes.iter().filter(|l| l.consumer == consumer) {
+            if l.fence.is_some() || l.paused {
+                lanes |= 1_u16.checked_shl(u32::from(l.priority)).unwrap_or(0);
+            } else {
+                messages += l.entries.len() as u32;
+                bytes += (l.arena.len() - l.head) as u64;
+            }
+        }
+        ((messages, bytes), lanes)
+    }
+
     /// When the oldest frame without an answer was sent.
     pub(super) fn oldest(&self) -> Option<Mono> {
         self.lanes.iter().filter_map(|l| l.marks.front()).map(|m| m.at).min()
@@ -604,7 +710,7 @@ impl Up {
 }
 
 /// Adds a delivery to the range before it, or begins another.
-fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
+pub(super) fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
     match acks.last_mut() {
         Some(last) if last.consumer == consumer && last.first + u64::from(last.count) == tag => {
             last.count += 1;
@@ -615,29 +721,4 @@ fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Channel, Record};
-
-    #[test]
-    fn what_was_given_up_here_is_so_again_where_the_upstream_is_past_it() {
-        let mut up = Up::new(1);
-        let position = SourcePosition { epoch: 7, lane: 0, last: 9, refused: vec![(4, 204)] };
-        let lane = up.lane(0, 7, 0, || (1, Some(position)));
-        let passage = Passage { record_bytes_max: 1_000, lz4: true };
-        let record = |bytes: usize| {
-            let payload = vec![7; bytes];
-            let mut out = Vec::new();
-            Record::new(Channel::parse("a").expect("a channel"), &payload).encode_to(&mut out);
-            out
-        };
-        // 3 was never sent: the upstream is past it only because of what came behind it.
-        for (tag, seq, bytes) in [(1, 2, 10), (2, 3, 2_000), (3, 4, 10), (4, 5, 10)] {
-            assert_eq!(up.take(&passage, lane, tag, seq, &record(bytes)), None);
-        }
-        assert!(up.take(&passage, lane, 5, 10, &record(10)).is_some(), "this one it has yet to get");
-        assert_eq!(up.acks.iter().map(|a| (a.first, a.count)).collect::<Vec<_>>(), [(1, 1), (4, 1)]);
-        let given_up: Vec<_> = up.given_up.iter().map(|g| (g.tag, g.code)).collect();
-        assert_eq!(given_up, [(2, Code::MessageTooLarge as u16), (3, 204)]);
-    }
-}
+mod tests;

@@ -14,6 +14,8 @@ use crate::wire::{
 
 /// Largest frame payload it takes, in bytes.
 pub(super) const FRAME_BYTES_MAX: u32 = FRAME_PAYLOAD_BYTES_DEFAULT;
+/// Heartbeats of silence after which a link is dead, as a fraction: a black hole is noticed within two.
+const SILENCE: (u64, u64) = (7, 4);
 
 /// A connection to the upstream.
 pub(super) struct Upstream {
@@ -32,6 +34,9 @@ pub(super) struct Upstream {
     pub(super) going: bool,
     /// The last byte that was heard, taken by the transport, or acknowledged.
     pub(super) moved_at: Mono,
+    /// When the last byte was heard, and whether a sign of life was asked for since.
+    heard_at: Mono,
+    asked: bool,
     /// Bytes sent and heard.
     pub(super) bytes: (u64, u64),
 }
@@ -48,6 +53,8 @@ impl Upstream {
             positions: Vec::new(),
             going: false,
             moved_at: now.mono,
+            heard_at: now.mono,
+            asked: false,
             bytes: (0, 0),
         }
     }
@@ -100,6 +107,11 @@ impl Upstream {
         append(&mut self.control, kind, 0, stream, Some(head), &[]);
     }
 
+    /// Unsealed frames that go ahead of data: others may be put behind them.
+    pub(super) fn control(&mut self) -> &mut Vec<u8> {
+        &mut self.control
+    }
+
     /// Appends what goes ahead of data, all of it: heartbeats first.
     pub(super) fn poll_control(&mut self, out: &mut Vec<u8>) {
         let mut control = [0; CONTROL_BYTES_MAX];
@@ -127,6 +139,7 @@ impl Upstream {
         self.link.heard(ms(now));
         self.bytes.1 += bytes as u64;
         self.moved_at = now;
+        (self.heard_at, self.asked) = (now, false);
     }
 }
 
@@ -154,6 +167,34 @@ pub(super) fn refused(code: u16, retry_after_ms: u32, detail: &str) -> Stop {
     let name = known.map_or_else(|| code.to_string(), |code| code.to_string());
     let detail = if detail.is_empty() { name } else { format!("{name}: {detail}") };
     Stop::Failed(Failure { reason, detail }, retry_after_ms)
+}
+
+impl Upstream {
+    /// When the link's silence is to be looked at next.
+    pub(super) fn poll_timeout(&self) -> Mono {
+        let link = link_timeout(&self.link);
+        let Some(terms) = self.terms() else { return link };
+        let ms = u64::from(terms.heartbeat_ms);
+        link.min(self.heard_at.plus_ms(if self.asked { ms * SILENCE.0 / SILENCE.1 } else { ms }))
+    }
+
+    /// Looks at the link's silence: after one heartbeat of it a sign of life is asked for, and soon after it is the end.
+    ///
+    /// # Errors
+    /// The end.
+    pub(super) fn handle_timeout(&mut self, now: Mono) -> Result<(), Stop> {
+        handle_link_timeout(&mut self.link, now)?;
+        let Some(heartbeat_ms) = self.terms().map(|terms| u64::from(terms.heartbeat_ms)) else { return Ok(()) };
+        let silent_ms = now.ms_since(self.heard_at);
+        if silent_ms >= heartbeat_ms * SILENCE.0 / SILENCE.1 {
+            return Err(Stop::new(Reason::Heartbeat, format!("nothing was heard of the upstream for {silent_ms} ms")));
+        }
+        if silent_ms >= heartbeat_ms && !self.asked {
+            self.asked = true;
+            self.link.ping();
+        }
+        Ok(())
+    }
 }
 
 /// When a link's own timer rings next.

@@ -214,6 +214,7 @@ impl Broker {
         v.push(Op::Delete { table: Table::Consumer, key: row });
         v.nudge(now);
         self.release(queue);
+        self.review_upstream(false);
     }
 
     fn purge(&mut self, queue: usize) -> u64 {

@@ -3,6 +3,7 @@
 use super::admin::{Refused, json, query};
 use super::{Broker, Effect};
 use crate::config::{BridgeSettings, Settings};
+use crate::model::Mono;
 use crate::model::admin::{self, BridgeQuery, BridgeState, BridgeStatus};
 use crate::store::{Op, Reader, StoreError, Table, schema};
 use crate::wire::Code;
@@ -17,7 +18,8 @@ const STRANGERS_MAX: usize = 64;
 /// What is known of bridges, by name.
 #[derive(Default)]
 pub(super) struct Bridges {
-    told: BTreeMap<String, BridgeStatus>,
+    /// What each told last, and when.
+    told: BTreeMap<String, (Mono, BridgeStatus)>,
     kept: BTreeMap<String, Vec<u8>>,
 }
 
@@ -56,6 +58,18 @@ fn untold(settings: &BridgeSettings) -> BridgeStatus {
     }
 }
 
+/// What was told so many milliseconds ago: ages went on since.
+fn grown_older(told: &BridgeStatus, ms: u64) -> BridgeStatus {
+    let older = |age: u64| if age == 0 { 0 } else { age + ms };
+    BridgeStatus {
+        open_ms: older(told.open_ms),
+        last_error_age_ms: older(told.last_error_age_ms),
+        last_ack_age_ms: older(told.last_ack_age_ms),
+        retry_ms: told.retry_ms.saturating_sub(ms),
+        ..told.clone()
+    }
+}
+
 impl Broker {
     /// What a bridge wanted kept over restarts, in its last words in this process or an earlier one.
     #[must_use]
@@ -79,7 +93,7 @@ impl Broker {
             }
             _ => {}
         }
-        self.bridges.told.insert(status.name.clone(), status);
+        self.bridges.told.insert(status.name.clone(), (self.now.mono, status));
     }
 
     /// The row rides on the next commit.
@@ -147,13 +161,19 @@ impl Broker {
 
     /// What it told, and what waits for it now.
     fn bridge_status(&self, settings: &BridgeSettings) -> BridgeStatus {
-        let mut status = self.bridges.told.get(&settings.name).cloned().unwrap_or_else(|| untold(settings));
+        let told = self.bridges.told.get(&settings.name);
+        let mut status =
+            told.map_or_else(|| untold(settings), |(at, told)| grown_older(told, self.now.mono.ms_since(*at)));
         let waits = self.waits_for(settings);
         (status.queued, status.oldest_ms) = (waits.messages, waits.oldest_ms);
         if waits.lost > 0 {
             *status.dropped.entry(admin::NOT_KEPT.into()).or_default() += waits.lost;
         }
         status.day_bytes_max = settings.bytes_per_day;
+        // Nothing need be under way to be overdue: an upstream may refuse everything for now.
+        let ack_ms_max = u64::from(settings.ack_ms_max);
+        let acked_lately = (1..=ack_ms_max).contains(&status.last_ack_age_ms);
+        status.healthy &= acked_lately || status.oldest_ms <= ack_ms_max;
         status
     }
 
@@ -197,7 +217,8 @@ impl Broker {
         };
         self.effects.push_back(Effect::Bridge { name: settings.name.clone(), pause });
         // What it will tell itself in a moment.
-        let told = self.bridges.told.entry(settings.name.clone()).or_insert_with(|| untold(&settings));
+        let now = self.now.mono;
+        let (_, told) = self.bridges.told.entry(settings.name.clone()).or_insert_with(|| (now, untold(&settings)));
         match (pause, told.state) {
             (true, _) => (told.state, told.healthy, told.retry_ms) = (BridgeState::Paused, false, 0),
             (false, BridgeState::Paused) => told.state = BridgeState::Waiting,

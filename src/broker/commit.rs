@@ -8,7 +8,7 @@ use crate::session::{Publisher, RunKind};
 use crate::store::block::{BlockWriter, HistoryLink};
 use crate::store::schema::{self, META_CLOCK, META_COUNTERS, META_STOPPED};
 use crate::store::{Batch, Block, Committed, Op, QueueKey, ReadRequest, Table};
-use crate::wire::{DeliverItem, FrameType, PublishAck, PublishNack, item_flag};
+use crate::wire::{DeliverItem, FrameType, Outcome, PublishAck, PublishNack, item_flag};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -404,15 +404,19 @@ impl Broker {
         durable[Publisher::slot(Volume::Disk)] = self.disk.durable;
         durable[Publisher::slot(Volume::Memory)] = self.memory.durable;
         loop {
+            let interims = self.interims_left(conn);
             let Some(c) = self.conns.get_mut(&conn) else { return };
             let s = &mut c.session;
-            let Some(run) = s.publishers.get_mut(&stream).and_then(|p| p.poll(durable)) else { return };
+            let Some(run) = s.publishers.get_mut(&stream).and_then(|p| p.poll(durable, interims)) else { return };
             s.unacked_messages = s.unacked_messages.saturating_sub(run.count);
             s.unacked_bytes = s.unacked_bytes.saturating_sub(run.bytes);
             match run.kind {
                 RunKind::Ack(outcome) => {
                     let head = PublishAck { first: run.first, count: run.count, outcome };
                     self.control(conn, stream, FrameType::PublishAck, &head);
+                    if outcome == Outcome::Accepted {
+                        self.told_interim(conn, stream, run.first, run.count);
+                    }
                 }
                 RunKind::Nack(code, retry_after_ms) => {
                     *self.counters.refused.entry(code).or_default() += u64::from(run.count);
@@ -460,6 +464,7 @@ impl Broker {
             let v = self.volume_mut(volume);
             v.gathering.trims.insert((key, *lane), below);
             v.nudge(now);
+            self.decide_freed(queue, *lane, below);
         }
     }
 

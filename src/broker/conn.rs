@@ -14,6 +14,7 @@ use crate::wire::{
     self, Close, Code, Decoded, Deliver, DeliverItem, Done, EXTENSION_AUTH_METHODS, ErrorHead, FrameType, Goaway, Ping,
     Pong,
 };
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// A connection: the session and the dialect it speaks.
@@ -47,6 +48,10 @@ pub(super) struct Conn {
     pub(super) primes: u32,
     /// Live messages that wait behind retained values and histories, over all its subscriptions, in bytes.
     pub(super) held_bytes: usize,
+    /// Publishes told that they are kept here and not yet whether the upstream has them.
+    pub(super) finals: u32,
+    /// What is decided of publishes that were told nothing yet, by stream and number.
+    pub(super) early: BTreeMap<(u32, u64), super::upstream::Verdict>,
     /// Pings that were due since the peer last took anything, its control frames being as many as may wait.
     unread_pings: u8,
     /// It was told why it ends: nothing more follows.
@@ -190,6 +195,8 @@ impl Broker {
             waits_for_store: false,
             primes: 0,
             held_bytes: 0,
+            finals: 0,
+            early: BTreeMap::new(),
             unread_pings: 0,
             told_end: false,
             over: false,
@@ -322,13 +329,17 @@ impl Broker {
             Request::Publish { stream, contract, first, records, source } => {
                 self.handle_publish(conn, stream, contract, first, records, source)
             }
+            Request::Packed { stream, head, block, len, source } => {
+                self.handle_packed(conn, stream, head, block, len, source)
+            }
             Request::Subscribe(stream, head) => self.handle_subscribe(conn, stream, &head),
             Request::Unsubscribe(stream) => self.handle_unsubscribe(conn, stream),
             Request::Consume(stream, head, filters) => self.handle_consume(conn, stream, &head, filters),
             Request::Ack(stream, head) => self.handle_ack(conn, stream, head),
             Request::Nack(stream, head) => self.handle_nack(conn, stream, &head),
             Request::Credit(stream, head) => self.handle_credit(conn, stream, head),
-            Request::Pause(stream) => self.handle_pause(conn, stream, true),
+            Request::Pause(stream, None) => self.handle_pause(conn, stream, true),
+            Request::Pause(stream, Some(lanes)) => self.handle_held_lanes(conn, stream, lanes),
             Request::Resume(stream) => self.handle_pause(conn, stream, false),
             Request::History(stream, head) => self.handle_history(conn, stream, &head),
             Request::Ask(stream, head, body) => self.handle_ask(conn, stream, &head, body),
@@ -456,9 +467,7 @@ impl Broker {
         }
         let streams_max = self.settings.limits.streams_max as usize;
         // Requests to answer come on streams of the broker's: others open them, and they take none of the client's own.
-        let own = |streams: &std::collections::BTreeMap<u32, Stream>| {
-            streams.keys().filter(|id| *id & BROKER_STREAM == 0).count()
-        };
+        let own = |streams: &BTreeMap<u32, Stream>| streams.keys().filter(|id| *id & BROKER_STREAM == 0).count();
         if c.session.streams.len() >= streams_max && own(&c.session.streams) >= streams_max {
             return Err(Fault::new(Code::TooManyStreams, "this session has as many streams as it may"));
         }
@@ -631,7 +640,7 @@ impl Broker {
 pub(super) const HELLO_FIRST: Fault = Fault::new(Code::HelloExpected, "say hello and wait for the welcome first");
 
 /// Cuts a text to what a detail may have.
-fn clip(text: &str) -> &str {
+pub(super) fn clip(text: &str) -> &str {
     let mut end = text.len().min(DETAIL_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -1,6 +1,7 @@
 //! Durable consumers: who consumes, acknowledgements, failures, credit.
 
-use super::conn::Stream;
+use super::conn::{Stream, clip};
+use super::tracks::Fate;
 use super::{Broker, Timer};
 use crate::config::Keep;
 use crate::model::limits::{CONSUMER_FILTERS_MAX, NAME_BYTES_MAX};
@@ -57,6 +58,7 @@ impl Broker {
             credit_messages: 0,
             credit_bytes: 0,
             paused: false,
+            held_lanes: 0,
             next_tag: 1,
             tags: VecDeque::new(),
         };
@@ -74,6 +76,7 @@ impl Broker {
             }
             None => self.add_consumer(q, head)?,
         };
+        let bridge = self.is_bridge(conn);
         let queue = &self.queues[q];
         let (window_max, epoch, volume) = (queue.settings.window, queue.epoch.0, queue.volume);
         let defaults = (queue.settings.attempts_max, queue.settings.backoff_ms);
@@ -90,7 +93,12 @@ impl Broker {
         let id = attachment.id;
         self.ids = id;
         let new = (
-            if head.window == 0 { window_max } else { head.window.min(window_max) },
+            match head.window {
+                0 => window_max,
+                // What a bridge holds is bounded by its credit.
+                window if bridge => window,
+                window => window.min(window_max),
+            },
             if head.attempts_max == 0 { defaults.0 } else { head.attempts_max },
             head.ack_timeout_ms,
             if head.backoff_ms == 0 { defaults.1 } else { head.backoff_ms },
@@ -183,15 +191,24 @@ impl Broker {
         let id = attachment.id;
         let Some(taken) = attachment.take_tags(head.first, head.count) else { return Err(NEVER_DELIVERED) };
         let Some(consumer) = self.queues[q].consumers[c].as_mut() else { return Ok(()) };
-        let mut acked = 0;
+        let (mut acked, mut stored) = (0, Vec::new());
+        let forwards = consumer.forward.is_some();
         for (lane, seq) in taken {
             // A delivery that was overdue went to somebody else: this answer is void.
             let mine = consumer
                 .pending(lane, seq)
                 .is_some_and(|p| matches!(p.state, PendingState::InFlight(owner, _) if owner == id));
-            acked += u64::from(mine && consumer.settle(lane, seq));
+            let done = mine && consumer.settle(lane, seq);
+            acked += u64::from(done);
+            if done && forwards {
+                stored.push((lane, seq));
+            }
         }
         consumer.acked += acked;
+        if forwards && !self.mounts[self.mount_of_queue(q)].tracks.is_idle() {
+            let name = self.queues[q].consumers[c].as_ref().map(|c| c.name.clone()).unwrap_or_default();
+            stored.into_iter().for_each(|(lane, seq)| self.decide(q, &name, lane, seq, Fate::Stored));
+        }
         self.counters.acked += acked;
         self.progressed(q, c);
         Ok(())
@@ -201,27 +218,29 @@ impl Broker {
         let (q, c, attachment) = self.attachment_mut(conn, stream)?;
         let id = attachment.id;
         let Some(taken) = attachment.take_tags(head.first, head.count) else { return Err(NEVER_DELIVERED) };
+        let why = head.give_up.then(|| clip(head.reason));
         for (lane, seq) in taken {
             let consumer = self.queues[q].consumers[c].as_ref();
             let mine = consumer
                 .and_then(|consumer| consumer.pending(lane, seq))
                 .is_some_and(|p| matches!(p.state, PendingState::InFlight(owner, _) if owner == id));
             if mine {
-                self.fail_delivery(q, c, lane, seq, head.delay_ms, head.give_up);
+                self.fail_delivery(q, c, lane, seq, head.delay_ms, why);
             }
         }
         self.progressed(q, c);
         Ok(())
     }
 
-    fn fail_delivery(&mut self, q: usize, c: usize, lane: Priority, seq: u64, delay_ms: u32, give_up: bool) {
+    /// A delivery failed; with a text, empty or not, that says why, it is not to be tried again.
+    fn fail_delivery(&mut self, q: usize, c: usize, lane: Priority, seq: u64, delay_ms: u32, gives_up: Option<&str>) {
         let jitter = self.rng.f64();
         let backoff_max = self.queues[q].settings.backoff_ms_max;
         let wall = self.now.wall;
         let Some(consumer) = self.queues[q].consumers[c].as_mut() else { return };
         self.counters.nacked += 1;
-        if consumer.fail(lane, seq, wall, delay_ms, give_up, backoff_max, jitter) == Some(Failed::Dead) {
-            self.fetch(q, c, lane, seq);
+        if consumer.fail(lane, seq, wall, delay_ms, gives_up.is_some(), backoff_max, jitter) == Some(Failed::Dead) {
+            self.fetch(q, c, lane, seq, gives_up.filter(|why| !why.is_empty()).map(Into::into));
         }
     }
 
@@ -235,7 +254,7 @@ impl Broker {
         let (overdue, busy) = (consumer.overdue(now), consumer.outstanding > 0 || !consumer.attachments.is_empty());
         let late = !overdue.is_empty();
         for (lane, seq) in overdue {
-            self.fail_delivery(q, c, lane, seq, 0, false);
+            self.fail_delivery(q, c, lane, seq, 0, None);
         }
         if let Some(consumer) = self.queues[q].consumers[c].as_mut() {
             consumer.squeeze_tags();
@@ -268,6 +287,20 @@ impl Broker {
         }
         let (q, c, attachment) = self.attachment_mut(conn, stream)?;
         attachment.paused = pause;
+        if !pause {
+            attachment.held_lanes = 0;
+        }
+        self.pumps.push((q, c));
+        Ok(())
+    }
+
+    /// A bridge cannot forward these lanes for now, and is to be given the others.
+    pub(super) fn handle_held_lanes(&mut self, conn: ConnId, stream: u32, lanes: u16) -> Result<(), Fault> {
+        if !self.is_bridge(conn) {
+            return Err(Fault::new(Code::NotSupported, "lanes are held for bridges of this process alone"));
+        }
+        let (q, c, attachment) = self.attachment_mut(conn, stream)?;
+        attachment.held_lanes = lanes;
         self.pumps.push((q, c));
         Ok(())
     }

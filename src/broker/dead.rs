@@ -3,10 +3,13 @@
 use super::Broker;
 use super::entries::entry_at;
 use super::mount::{DEAD, dead_settings};
+use super::tracks::Fate;
+use super::upstream::DROPPED;
 use crate::model::limits::{PROPERTIES_BYTES_MAX, PROPERTIES_MAX};
 use crate::model::{Priority, Properties, Property, Record, tag};
 use crate::queue::{Consumer, Pending};
 use crate::store::Block;
+use crate::wire::Code;
 
 impl Broker {
     /// A message that cannot be read is done with, loudly.
@@ -15,6 +18,7 @@ impl Broker {
         consumer.settle(lane, seq);
         consumer.lost += 1;
         self.counters.lost += 1;
+        self.decide_lost(q, consumer, lane, seq, DROPPED);
     }
 
     /// Moves a message to the dead letters and is done with it, in one commit.
@@ -25,6 +29,7 @@ impl Broker {
         lane: Priority,
         seq: u64,
         pending: Pending,
+        why: Option<&str>,
         block: &Block,
     ) {
         let Some((_, entry)) = entry_at(block, seq) else {
@@ -41,7 +46,9 @@ impl Broker {
             self.lose(q, consumer, lane, seq);
             return;
         };
-        let reason = if consumer.attachments.iter().any(|a| self.shape(a.conn, entry.data).is_none()) {
+        let reason = if let Some(why) = why {
+            why
+        } else if consumer.attachments.iter().any(|a| self.shape(a.conn, entry.data).is_none()) {
             "larger than its consumer takes"
         } else {
             "its attempts were exhausted or it was given up"
@@ -59,8 +66,11 @@ impl Broker {
         letter.encode_to(&mut bytes);
         self.append_bounded(dead, &letter, &bytes);
         consumer.settle(lane, seq);
+        if consumer.forward.is_some() {
+            self.decide(q, &consumer.name, lane, seq, Fate::Refused(Code::UpstreamRefused, reason.into()));
+        }
         self.counters.dead += 1;
-        log::warn!("queue {name:?}: message {} became a dead letter: {reason}", record.id);
+        log::warn!("queue {name:?}: message {} became a dead letter: {reason:?}", record.id);
     }
 
     /// A mount's queue of this name; that of a queue's dead letters is there even before the first.

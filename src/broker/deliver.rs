@@ -1,8 +1,9 @@
 //! Deliveries: the order of retries and lanes, pages in, messages out.
 
 use super::conn::Stream;
+use super::edges::began_at;
 use super::entries::{delivery, entry_at, holds, stand, wanted};
-use super::{Broker, Timer, Waiting};
+use super::{Broker, Timer, Waiting, upstream};
 use crate::model::{ConnId, Priority, Record, Volume, Wall};
 use crate::queue::{Consumer, Loss, PendingState};
 use crate::store::block::{BlockReader, Entry};
@@ -116,20 +117,28 @@ impl Broker {
                 Some(block) => self.redeliver(q, c, consumer, at, lane, seq, &block),
                 None => {
                     consumer.set_state(lane, seq, PendingState::Fetching);
-                    self.fetch(q, c, lane, seq);
+                    self.fetch(q, c, lane, seq, None);
                 }
             }
         }
     }
 
     /// Asks for the bytes of one message below the cursor.
-    pub(super) fn fetch(&mut self, q: usize, c: usize, lane: Priority, seq: u64) {
+    pub(super) fn fetch(&mut self, q: usize, c: usize, lane: Priority, seq: u64, why: Option<Box<str>>) {
         let (queue, volume) = (self.queues[q].key, self.queues[q].volume);
         let request = ReadRequest::Page { queue, lane, from: seq, bytes_max: 1 };
-        self.read(volume, Waiting::Fetch(q, c, lane, seq), request);
+        self.read(volume, Waiting::Fetch(q, c, lane, seq, why), request);
     }
 
-    pub(super) fn handle_fetched(&mut self, q: usize, c: usize, lane: Priority, seq: u64, result: Option<ReadResult>) {
+    pub(super) fn handle_fetched(
+        &mut self,
+        q: usize,
+        c: usize,
+        lane: Priority,
+        seq: u64,
+        why: Option<&str>,
+        result: Option<ReadResult>,
+    ) {
         let Some(mut consumer) = self.queues[q].consumers.get_mut(c).and_then(Option::take) else { return };
         let Some(pending) = consumer.pending(lane, seq) else {
             self.queues[q].consumers[c] = Some(consumer);
@@ -146,8 +155,9 @@ impl Broker {
             (Some(None), _) => {
                 consumer.settle(lane, seq);
                 consumer.lost += 1;
+                self.decide_lost(q, &consumer, lane, seq, upstream::DROPPED);
             }
-            (Some(Some(block)), PendingState::Dying) => self.bury(q, &mut consumer, lane, seq, pending, &block),
+            (Some(Some(block)), PendingState::Dying) => self.bury(q, &mut consumer, lane, seq, pending, why, &block),
             (Some(Some(block)), PendingState::Fetching) => match self.pick(&mut consumer) {
                 Some(at) => {
                     self.redeliver(q, c, &mut consumer, at, lane, seq, &block);
@@ -183,7 +193,12 @@ impl Broker {
         let bridge = self.is_bridge(consumer.attachments[at].conn);
         if let Some(loss) = self.given_up(q, consumer, bridge, lane, seq, stored, &entry, false) {
             consumer.settle(lane, seq);
-            self.count_loss(consumer, loss);
+            self.count_loss(q, consumer, lane, seq, loss);
+            return;
+        }
+        if self.conns.get(&consumer.attachments[at].conn).is_some_and(|c| c.is_echo(entry.data)) {
+            consumer.settle(lane, seq);
+            self.counters.echoes += 1;
             return;
         }
         let flags = if pending.delivered { item_flag::REDELIVERED } else { 0 };
@@ -191,7 +206,7 @@ impl Broker {
         let a = &mut consumer.attachments[at];
         let Some(shaped) = self.shape(a.conn, entry.data) else {
             consumer.set_state(lane, seq, PendingState::Dying);
-            self.fetch(q, c, lane, seq);
+            self.fetch(q, c, lane, seq, None);
             return;
         };
         let tag = a.tag(lane, seq, shaped.len());
@@ -304,6 +319,8 @@ impl Broker {
             }
             consumer.lost += lost;
             consumer.dirty = true;
+            let cursor = consumer.lane_mut(lane).cursor;
+            self.decide_range(q, &consumer, lane, cursor - lost, cursor, upstream::DROPPED);
         }
         self.queues[q].consumers[c] = Some(consumer);
         self.pumps.push((q, c));
@@ -326,6 +343,7 @@ impl Broker {
         let now = self.now;
         let mount = self.mount_of_queue(q);
         let bridge = self.is_bridge(consumer.attachments[at].conn);
+        let owner = self.conns.get(&consumer.attachments[at].conn).and_then(|c| c.source_owner().cloned());
         let Some(mut place) = consumer.lane_mut(lane).at.take() else { return };
         for _ in 0..most {
             let a = &consumer.attachments[at];
@@ -341,6 +359,7 @@ impl Broker {
                 consumer.lost += u64::from(place.left);
                 let end = place.seq + u64::from(place.left);
                 consumer.lane_mut(lane).skip_to(end);
+                self.decide_range(q, consumer, lane, place.seq, end, upstream::DROPPED);
                 return;
             };
             let seq = place.seq;
@@ -349,9 +368,15 @@ impl Broker {
             place.seq += 1;
             let wanted = wanted(&consumer.filters, &entry);
             let (conn, stream, id) = (a.conn, a.stream, a.id);
+            let echo = wanted && owner.as_ref().is_some_and(|owner| began_at(entry.data, &owner.edge));
+            self.counters.echoes += u64::from(echo);
+            let wanted = wanted && !echo;
             let loss = if wanted { self.given_up(q, consumer, bridge, lane, seq, stored, &entry, true) } else { None };
             if let Some(loss) = loss {
-                self.count_loss(consumer, loss);
+                self.count_loss(q, consumer, lane, seq, loss);
+            }
+            if !wanted {
+                self.decide_lost(q, consumer, lane, seq, "no route of the bridge takes its channel");
             }
             if !wanted || loss.is_some() {
                 consumer.lane_mut(lane).cursor = seq + 1;
@@ -361,7 +386,7 @@ impl Broker {
             let Some(shaped) = self.shape(conn, entry.data) else {
                 consumer.deliver_next(lane, id, now.mono);
                 consumer.set_state(lane, seq, PendingState::Dying);
-                self.fetch(q, c, lane, seq);
+                self.fetch(q, c, lane, seq, None);
                 continue;
             };
             let entry = Entry { data: &shaped, ..entry };

@@ -1,7 +1,8 @@
-//! Sessions of bridges: who says so in hello, and that of two of one bridge the newer one stays.
+//! Sessions of bridges: who says so in hello, that of two of one bridge the newer one stays, and that none hears its own echo.
 
 use super::conn::Conn;
 use super::{Broker, ConnId};
+use crate::model::{Record, tag};
 use crate::protocols::Fault;
 use crate::store::schema::SourceOwner;
 use crate::wire::{BridgeHello, Code, EXTENSION_BRIDGE, Extensions};
@@ -18,6 +19,17 @@ impl Conn {
     pub(super) fn source_owner(&self) -> Option<&Rc<SourceOwner>> {
         self.bridge.as_ref()
     }
+
+    /// Whether it is the session of a bridge whose edge this record began at: it is not sent back there.
+    pub(super) fn is_echo(&self, record: &[u8]) -> bool {
+        self.bridge.as_ref().is_some_and(|owner| began_at(record, &owner.edge))
+    }
+}
+
+/// Whether a record says that it began at this edge.
+pub(super) fn began_at(record: &[u8], edge: &str) -> bool {
+    let Ok(record) = Record::decode(record) else { return false };
+    record.properties.iter().any(|p| p.tag == tag::ORIGIN && p.value == edge.as_bytes())
 }
 
 impl Broker {

@@ -4,12 +4,20 @@ use super::conn::Conn;
 use super::{Broker, ConnId};
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::{Record, is_compressed};
-use crate::seal::{CompressionError, expand_into, expand_record, expanded_record_len};
-use crate::wire::{Code, ENCODING_LZ4, EXTENSION_ENCODINGS, Extensions};
+use crate::protocols::{Fault, Records};
+use crate::seal::{CompressionError, expand_into, expand_record, expanded_record_len, unpack_batch};
+use crate::wire::{Batch, BatchItems, Code, ENCODING_LZ4, EXTENSION_ENCODINGS, Extensions, Source};
 use std::borrow::Cow;
 
 /// The place where payloads are expanded to be checked is given back when it grew past this, in bytes.
 const SCRATCH_BYTES_MAX: usize = 64 * 1_024;
+
+/// Where batches are expanded: used again for as long as they come.
+#[derive(Default)]
+pub(super) struct Unpacked {
+    place: Vec<u8>,
+    used: bool,
+}
 
 impl Broker {
     /// Notes which encodings a hello says its client takes.
@@ -17,6 +25,40 @@ impl Broker {
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session.peer_takes_lz4 = extensions.get(EXTENSION_ENCODINGS).is_some_and(|v| v.contains(&ENCODING_LZ4));
         }
+    }
+
+    /// Records that were compressed together: checked, charged and kept as what they become.
+    pub(super) fn handle_packed(
+        &mut self,
+        conn: ConnId,
+        stream: u32,
+        head: Batch,
+        block: &[u8],
+        len: u32,
+        source: Option<Source<'_>>,
+    ) -> Result<(), Fault> {
+        let mut place = std::mem::take(&mut self.unpacked.place);
+        let outcome = unpack_batch(block, len, &mut place)
+            .map_err(|error| Fault { code: Code::BadPayload, detail: format!("a compressed batch: {error}").into() });
+        let outcome = outcome.and_then(|payload| {
+            let records = Records::Many(BatchItems::parse(payload, head.count)?);
+            self.handle_publish(conn, stream, head.contract, head.first, records, source)
+        });
+        self.unpacked = Unpacked { place, used: true };
+        outcome
+    }
+
+    /// Gives back where batches are expanded, once none came for a while.
+    pub(super) fn rest_unpacked(&mut self) {
+        if !std::mem::take(&mut self.unpacked.used) {
+            self.unpacked.place = Vec::new();
+        }
+    }
+
+    /// Bytes of where batches are expanded, for tests that it is given back.
+    #[cfg(test)]
+    pub(super) fn unpacked_bytes(&self) -> usize {
+        self.unpacked.place.capacity()
     }
 
     /// A compressed record as it is without, if its payload is one, and not too large for a reader that wants it so. The

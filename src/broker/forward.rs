@@ -3,7 +3,7 @@
 
 use super::deliver::{BURST, PAGE_BYTES};
 use super::entries::{channel_of, holds};
-use super::{Broker, Peer, Waiting};
+use super::{Broker, Peer, Waiting, upstream};
 use crate::model::{ConnId, Priority, Wall};
 use crate::queue::{Consumer, Forward, Loss, Outage, PendingState, Shares, Thinner};
 use crate::store::block::{BlockReader, Entry};
@@ -128,8 +128,9 @@ impl Broker {
     }
 
     /// A consumer is not given a message, and is done with it.
-    pub(super) fn count_loss(&mut self, consumer: &mut Consumer, loss: Loss) {
+    pub(super) fn count_loss(&mut self, q: usize, consumer: &mut Consumer, lane: Priority, seq: u64, loss: Loss) {
         consumer.losses.add(loss);
+        self.decide_lost(q, consumer, lane, seq, upstream::explain(loss));
         match loss {
             Loss::Expired => self.counters.expired += 1,
             Loss::Superseded => self.counters.superseded += 1,
@@ -159,7 +160,7 @@ impl Broker {
                         None if consumer.fetching > 0 => blocked[lane.index()] = true,
                         None => {
                             consumer.set_state(lane, seq, PendingState::Fetching);
-                            self.fetch(q, c, lane, seq);
+                            self.fetch(q, c, lane, seq, None);
                         }
                     }
                 }
@@ -179,6 +180,7 @@ impl Broker {
     /// The lane whose turn it is, and what it has.
     fn next_share(&mut self, q: usize, consumer: &mut Consumer, blocked: [bool; 10]) -> Option<(Priority, Turn)> {
         let mut turns = [None; 10];
+        let mut lost = Vec::new();
         for (above, lane) in (0..).zip(self.queues[q].lanes().rev()) {
             let priority = lane.priority;
             let place = consumer.lane_mut(priority);
@@ -192,10 +194,14 @@ impl Broker {
             while let Some(gone) = back.filter(|p| p.seq < lane.head && p.state != PendingState::Fetching) {
                 consumer.settle(priority, gone.seq);
                 consumer.lost += 1;
+                lost.push((priority, gone.seq));
                 back = consumer.first_back(priority);
             }
             // Within a lane nothing passes what comes back, not even while that waits: the upstream goes by the sequence.
             let unread = || self.queues[q].outage.as_ref().is_some_and(|o| o.is_unread(priority));
+            if consumer.attachments.iter().all(|a| a.holds(priority)) {
+                continue;
+            }
             turns[priority.index()] = match back.map(|p| (p.seq, p.state)) {
                 Some((seq, PendingState::Waiting(due))) => {
                     (due <= self.now.wall && !unread()).then_some(Turn::Back(seq))
@@ -204,6 +210,9 @@ impl Broker {
                 None if cursor >= lane.visible || reading || unread() => None,
                 None => Some(consumer.room_below(above)).filter(|most| *most > 0).map(Turn::New),
             };
+        }
+        for (lane, seq) in lost {
+            self.decide_lost(q, consumer, lane, seq, upstream::DROPPED);
         }
         let shares = &mut consumer.forward.as_mut()?.shares;
         let ready = (0..10).filter_map(Priority::new).filter(|p| turns[p.index()].is_some() && !blocked[p.index()]);

@@ -1,6 +1,7 @@
 //! State from the store, and settings onto state.
 
 use super::mount::{DEAD, Mount, Queues, dead_settings};
+use super::tracks::Track;
 use super::{Broker, HOUSEKEEPING_MS, Timer};
 use crate::config::{Keep, QueueSettings, Settings, Storage};
 use crate::model::{Epoch, MessageId, MountId, Now, Position, Priority, QueueId, Volume, Wall};
@@ -9,7 +10,7 @@ use crate::routing::Permissions;
 use crate::schedule::{Leap, Leaps};
 use crate::store::schema::{
     self, BRIDGE_SOURCE, ChannelRow, ConsumerRow, Counters as Numbers, ExtentRow, META_APPLIED, META_CLOCK,
-    META_COUNTERS, META_LEAPS, META_STOPPED, META_TALLY, META_TENANT, QueueRow, Tally, split_source_key,
+    META_COUNTERS, META_LEAPS, META_STOPPED, META_TALLY, META_TENANT, QueueRow, Tally, UpstreamRow, split_source_key,
 };
 use crate::store::{Op, QueueKey, Reader, StoreError, Table};
 use crate::wire::Code;
@@ -97,6 +98,19 @@ pub(super) fn load(
             delayed.due = Some(delayed.due.map_or(due, |d| d.min(due)));
         }
     })?;
+    let mut tracks = Vec::new();
+    scan(reader, Table::Bridge, |key, value| {
+        if let (Some((mount, id)), Some(row)) = (schema::split_upstream_key(key), schema::decode::<UpstreamRow>(value))
+        {
+            tracks.push((row.decided_ms, mount, id, row));
+        }
+    })?;
+    // Those decided first are forgotten first.
+    tracks.sort_unstable_by_key(|(decided_ms, mount, id, _)| (*decided_ms, *mount, *id));
+    for (_, mount, id, row) in tracks {
+        let place = |queue| index.get(&QueueKey { mount, queue: QueueId(queue) }).copied();
+        mounts.at(mount).tracks.add(id, Track::load(row, place));
+    }
     scan(reader, Table::Retained, |key, value| {
         if let (Some(mount), Ok(channel)) = (mount_of(key), std::str::from_utf8(key.get(4..).unwrap_or_default())) {
             let len = value.len().saturating_sub(8) as u32;
@@ -292,6 +306,8 @@ impl Broker {
             self.release(queue);
         }
         self.renew_outages();
+        self.renew_forwards();
+        self.review_upstream(false);
         self.keep_tenants();
         // From here on a stop that is not in order is one.
         self.disk.push(Op::Delete { table: Table::Meta, key: Bytes::from_static(META_STOPPED) });
@@ -384,6 +400,8 @@ impl Broker {
         self.forget_bridges(&before);
         self.renew_signers();
         self.renew_outages();
+        self.renew_forwards();
+        self.review_upstream(true);
         self.set_rates();
         self.keep_tenants();
         self.disk.nudge(self.now.mono);

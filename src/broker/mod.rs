@@ -33,6 +33,8 @@ mod sources;
 mod storage;
 mod subscribe;
 mod tenants;
+mod tracks;
+mod upstream;
 mod usage;
 mod welcome;
 
@@ -88,6 +90,8 @@ pub struct Broker {
     /// What a principal may publish, and what is left of it.
     rates: Limit,
     budgets: Budgets,
+    /// Final answers to publishes of contract `upstream` that are to be told.
+    finals: Vec<upstream::Final>,
     /// Consumers to look at before the broker rests: queue and consumer index.
     pumps: Vec<(usize, usize)>,
     timers: Due<Timer>,
@@ -95,6 +99,8 @@ pub struct Broker {
     counters: Counters,
     /// Where compressed payloads are expanded to be looked at.
     scratch: Vec<u8>,
+    /// Where compressed batches are.
+    unpacked: expand::Unpacked,
     ids: u64,
     stopping: Option<Mono>,
     stopped: bool,
@@ -133,8 +139,8 @@ enum Timer {
 enum Waiting {
     /// The next page of a consumer's lane: queue, consumer, lane.
     Page(usize, usize, crate::model::Priority),
-    /// One message to be delivered again or buried: queue, consumer, lane, sequence.
-    Fetch(usize, usize, crate::model::Priority, u64),
+    /// One message to be delivered again or buried: queue, consumer, lane, sequence; and what its consumer said of it.
+    Fetch(usize, usize, crate::model::Priority, u64, Option<Box<str>>),
     /// Due delayed messages of a queue.
     Delayed(usize),
     /// Retained values or history for a subscription or a history request.
@@ -177,11 +183,13 @@ impl Broker {
             permissions: Arc::new(Permissions::new(&settings.roles)),
             rates: Limit::default(),
             budgets: Budgets::default(),
+            finals: Vec::new(),
             pumps: Vec::new(),
             timers: Due::default(),
             effects: VecDeque::new(),
             counters: Counters::default(),
             scratch: Vec::new(),
+            unpacked: expand::Unpacked::default(),
             ids: 1,
             stopping: None,
             stopped: false,
@@ -225,6 +233,7 @@ impl Broker {
     pub fn poll_effect(&mut self) -> Option<Effect> {
         if self.effects.is_empty() {
             self.run_pumps();
+            self.tell_finals();
             self.flush_if_due();
             self.check_stopped();
         }
@@ -340,7 +349,9 @@ impl Broker {
     fn answer_read(&mut self, waiting: Waiting, result: Option<crate::store::ReadResult>) {
         match waiting {
             Waiting::Page(queue, consumer, lane) => self.handle_page(queue, consumer, lane, result),
-            Waiting::Fetch(queue, consumer, lane, seq) => self.handle_fetched(queue, consumer, lane, seq, result),
+            Waiting::Fetch(queue, consumer, lane, seq, why) => {
+                self.handle_fetched(queue, consumer, lane, seq, why.as_deref(), result);
+            }
             Waiting::Delayed(queue) => self.handle_delayed(queue, result),
             Waiting::Prime(prime) => self.handle_primed(prime, result),
             Waiting::Places(queue, lane, from) => self.handle_places(queue, lane, from, result),
@@ -376,6 +387,7 @@ impl Broker {
         for mount in 0..self.mounts.len() {
             self.expire_ids(mount);
         }
+        self.rest_unpacked();
         self.budgets.forget(self.rates, self.now.mono);
         if self.now.wall.ms_since(self.disk.clock) >= 60_000 && self.disk.has_dirty_rows() {
             self.disk.clock_due = true;

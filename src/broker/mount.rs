@@ -5,6 +5,8 @@ use super::quotas::Quota;
 use super::rates::{Budget, Limit};
 use super::signatures::Signers;
 use super::sources::Sources;
+use super::tracks::Tracks;
+use super::upstream::{self, Forwards};
 use crate::config::{Keep, Overflow, QueueSettings, Settings};
 use crate::model::{ConnId, Epoch, MountId, Position, QueueId};
 use crate::queue::{DedupeWindow, Queue};
@@ -125,6 +127,10 @@ pub(super) struct Mount {
     pub(super) retained_bytes: u64,
     /// Who must have signed what is published.
     signers: Signers,
+    /// What bridges forward.
+    forwards: Vec<Forwards>,
+    /// Messages that an upstream is to have before their publishers are done.
+    pub(super) tracks: Tracks,
     routes: hashbrown::HashMap<Box<str>, Rc<Route>>,
 }
 
@@ -137,6 +143,8 @@ pub(super) struct Route {
     pub(super) subscriptions: Vec<StreamRef>,
     /// Whose messages it takes; all where there is no rule.
     pub(super) signers: Option<PublicKeys>,
+    /// Of the queues those that bridges forward it from, with the bridges' consumers.
+    pub(super) upstream: Vec<(usize, Vec<Rc<str>>)>,
     /// The last commit after which subscribers hear a message of this route: until then none may overtake it.
     pub(super) owed: Cell<Position>,
 }
@@ -176,6 +184,8 @@ impl Mount {
             retained: BTreeMap::new(),
             retained_bytes: 0,
             signers: Signers::default(),
+            forwards: Vec::new(),
+            tracks: Tracks::default(),
             routes: hashbrown::HashMap::new(),
         }
     }
@@ -193,6 +203,18 @@ impl Mount {
     pub(super) fn set_signers(&mut self, signers: Signers) {
         self.signers = signers;
         self.routes.clear();
+    }
+
+    /// Takes over what bridges forward.
+    pub(super) fn set_forwards(&mut self, forwards: Vec<Forwards>) {
+        self.forwards = forwards;
+        self.routes.clear();
+    }
+
+    /// The consumers of the bridges that forward a channel from a queue.
+    pub(super) fn forwards<'a>(&'a self, queue: usize, channel: &'a str) -> impl Iterator<Item = &'a Rc<str>> {
+        let mine = move |(q, filter, _): &&Forwards| *q == queue && upstream::matches(filter, channel);
+        self.forwards.iter().filter(mine).map(|(_, _, consumer)| consumer)
     }
 
     /// The mount's queue of this name.
@@ -235,6 +257,14 @@ impl Mount {
         route.subscriptions.sort_unstable();
         route.subscriptions.dedup();
         route.signers = self.signers.of(channel);
+        for &q in &route.queues {
+            let mut consumers: Vec<Rc<str>> = self.forwards(q, channel).cloned().collect();
+            consumers.sort_unstable();
+            consumers.dedup();
+            if !consumers.is_empty() {
+                route.upstream.push((q, consumers));
+            }
+        }
         let route = Rc::new(route);
         if self.routes.len() >= ROUTES_MAX {
             self.routes.clear();

@@ -7,9 +7,10 @@ use super::quotas::Takers;
 use super::rates::retry_ms;
 use super::sources::Place;
 use super::tenants::Refused;
+use super::tracks::Waiter;
 use super::{Broker, Effect, signatures};
 use crate::model::limits::{CAPTURES_MAX, SHARED_BODY_BYTES_MIN};
-use crate::model::{ConnId, Position, Record, RecordError, Volume, is_compressed};
+use crate::model::{ConnId, MessageId, Position, Record, RecordError, Volume, is_compressed};
 use crate::protocols::{Fault, Records};
 use crate::queue::Admission;
 use crate::routing::Grants;
@@ -27,6 +28,8 @@ pub(super) struct Taken {
     pub(super) wait: [Position; 2],
     /// The disk's commit that holds it, whether the publisher waits for it or not; 0 where none does.
     pub(super) held: Position,
+    /// Contract `upstream`: what it is known by until the upstream has it, and whether it was known before.
+    pub(super) track: Option<(MessageId, bool)>,
 }
 
 /// Streams with this bit are opened by the broker.
@@ -70,12 +73,14 @@ impl Broker {
                 Some(source.sequences(count).map(move |seq| (slot, seq)))
             }
         };
+        // What comes from an upstream is not owed to one.
+        let demands = !self.is_bridge(conn);
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
         let mut publisher = std::mem::take(c.session.publishers.entry(stream).or_default());
         let mut grants = c.grants.take();
         let mut fenced = None;
         // What a bridge of this process brings is paced by its own settings; quotas hold for it as for all.
-        let limited = self.is_limited(mount) && !self.is_bridge(conn);
+        let limited = self.is_limited(mount) && demands;
         let expect = publisher.expect(first);
         let patience = if limited {
             publisher.judge(expect, self.now.mono, count, self.settings.limits.window_messages)
@@ -95,16 +100,21 @@ impl Broker {
             let verdict = match fenced {
                 Some(code) => Err((code, 0)),
                 None if limited => match self.spend(conn, mount, self.cost(record)) {
-                    Ok(()) => self.publish_at(place, mount, grants.as_mut(), contract, record),
+                    Ok(()) => self.publish_at(place, mount, grants.as_mut(), contract, demands, record),
                     Err(wait_us) => {
                         publisher.wait(self.now.mono, wait_us);
                         Err((Code::RateLimited, retry_ms(wait_us)))
                     }
                 },
-                None => self.publish_at(place, mount, grants.as_mut(), contract, record),
+                None => self.publish_at(place, mount, grants.as_mut(), contract, demands, record),
             };
             let (kind, wait) = match verdict {
-                Ok(taken) => (RunKind::Ack(taken.outcome), taken.wait),
+                Ok(taken) => {
+                    if let Some((id, again)) = taken.track {
+                        self.mounts[mount].tracks.wait(id, Waiter { conn, stream, number, again });
+                    }
+                    (RunKind::Ack(taken.outcome), taken.wait)
+                }
                 Err((code, retry)) => {
                     if code.is_retryable() && fenced.is_none() {
                         publisher.fence(number);
@@ -150,13 +160,14 @@ impl Broker {
         mount: usize,
         grants: Option<&mut Grants>,
         asked: Contract,
+        demands: bool,
         bytes: &[u8],
     ) -> Result<Taken, Refused> {
-        let Some(place) = place else { return self.publish_one(mount, grants, asked, bytes) };
+        let Some(place) = place else { return self.publish_one(mount, grants, asked, demands, bytes) };
         if let Some(known) = self.known_at(mount, place) {
             return known;
         }
-        let verdict = self.publish_one(mount, grants, asked, bytes);
+        let verdict = self.publish_one(mount, grants, asked, demands, bytes);
         self.settle_at(mount, place, verdict)
     }
 
@@ -165,6 +176,7 @@ impl Broker {
         mount: usize,
         grants: Option<&mut Grants>,
         asked: Contract,
+        demands: bool,
         bytes: &[u8],
     ) -> Result<Taken, Refused> {
         if bytes.len() > self.settings.limits.message_bytes_max as usize {
@@ -178,16 +190,21 @@ impl Broker {
         if record.channel.is_reserved() || !grants.is_some_and(|g| g.may_publish(record.channel.as_str())) {
             return Err((Code::Forbidden, 0));
         }
-        if asked == Contract::Upstream {
-            return Err((Code::NotSupported, 0));
-        }
         if self.stopping.is_some() {
             return Err((Code::ShuttingDown, RETRY_FULL_MS));
         }
         let route = self.mounts[mount].route(record.channel.as_str());
         // Before its id is looked for: nobody learns from a message that is not signed what was published.
         self.check_contents(&record, route.signers.as_ref())?;
+        let tracked = demands && self.is_tracked(asked, &route.queues);
+        if tracked && let Some(known) = self.known_upstream(mount, record.id) {
+            return known;
+        }
         if let Some(seen) = self.mounts[mount].dedupe.seen(record.id, self.now.wall) {
+            if tracked {
+                // Its first copy came without the contract, or too long ago: nobody knows whether an upstream has it.
+                return Err((Code::NotForwarded, 0));
+            }
             let mut wait = [Position(0); 2];
             if let Some((volume, position)) = seen.stored {
                 // The first copy was in the commit that failed: its position will be another's.
@@ -198,13 +215,16 @@ impl Broker {
             }
             self.counters.duplicates += 1;
             let held = wait[Publisher::slot(Volume::Disk)];
-            return Ok(Taken { outcome: Outcome::Duplicate, wait, held });
+            return Ok(Taken { outcome: Outcome::Duplicate, wait, held, track: None });
+        }
+        if tracked {
+            self.admit_upstream(mount, &record, &route.upstream)?;
         }
         let takers = self.judge(mount, asked, &record, bytes, &route)?;
         if takers.over > 0 {
             self.make_quota_room(mount, &takers.list, &record, bytes.len() as u64);
         }
-        Ok(self.take(mount, asked, &record, bytes, &route, &takers.list))
+        Ok(self.take(mount, asked, tracked, &record, bytes, &route, &takers.list))
     }
 
     /// Whether the payload is what the record says of it, and signed by one of these where that is asked.
@@ -288,6 +308,7 @@ impl Broker {
         &mut self,
         mount: usize,
         asked: Contract,
+        tracked: bool,
         record: &Record<'_>,
         bytes: &[u8],
         route: &Rc<Route>,
@@ -298,6 +319,7 @@ impl Broker {
         let mut live = LiveItem { lane: record.priority.get(), stored_ms: now.wall.0, ..LiveItem::default() };
         let mut stored = false;
         let (mut disk, mut memory) = (false, false);
+        let mut parts = Vec::new();
         let history = self.history_queue(route);
         let sharers = takers
             .iter()
@@ -329,6 +351,9 @@ impl Broker {
             }
             let shared = body.filter(|_| self.queues[q].volume == Volume::Disk);
             let placed = self.append(q, record, bytes, shared);
+            if tracked && let Some(part) = self.part_of(q, route, placed) {
+                parts.push(part);
+            }
             // The channel's history is that of one queue: another's offsets would be a different count.
             let mine = history == Some(q);
             if live.seq == 0 || mine {
@@ -350,6 +375,8 @@ impl Broker {
         // On disk was asked and no disk took it: that a queue in memory did is not what is said.
         let kept = stored && (disk || asked < Contract::Disk);
         let outcome = match (kept, stored || !takers.is_empty()) {
+            (true, _) if tracked && parts.is_empty() => Outcome::Dropped,
+            (true, _) if tracked => Outcome::Accepted,
             (true, _) => Outcome::Stored,
             (false, true) => Outcome::Dropped,
             (false, false) => Outcome::LiveOnly,
@@ -377,7 +404,8 @@ impl Broker {
         }
         self.counters.live_only += u64::from(outcome == Outcome::LiveOnly);
         let held = if disk { self.disk.next() } else { Position(0) };
-        Taken { outcome, wait, held }
+        let track = (outcome == Outcome::Accepted).then(|| (self.track(mount, record, parts), false));
+        Taken { outcome, wait, held, track }
     }
 
     /// The queue whose offsets and epoch are those of the route's channel.
@@ -485,6 +513,10 @@ impl Broker {
         let mut shapes = Shapes::new(record);
         for &(conn, stream) in &route.subscriptions {
             let Some(c) = self.conns.get_mut(&conn) else { continue };
+            if c.is_echo(record) {
+                self.counters.echoes += 1;
+                continue;
+            }
             let shaped = shapes.for_conn(c).filter(|shaped| c.takes_live(stream, shaped.len(), waiting_max));
             let Some(shaped) = shaped else {
                 self.deliver_live(conn, stream, item, record);
@@ -530,7 +562,12 @@ pub(super) const fn explain(code: Code) -> &'static str {
         Code::QuotaExceeded => "the tenant keeps as much as it may: consume from its queues, or raise its quota",
         Code::RateLimited => "more messages or bytes a second than may be: go on after the time told",
         Code::ShuttingDown => "the broker is stopping",
-        Code::NotSupported => "contract upstream needs a bridge, which this release does not have",
+        Code::NotSupported => "a message that is held back cannot be asked to reach the upstream first",
+        Code::NoUpstream => {
+            "no bridge forwards this channel from a queue on disk: add a route to a bridge, or ask for less than upstream"
+        }
+        Code::UpstreamRefused => "the first copy was refused by the upstream: it is among the dead letters",
+        Code::NotForwarded => "the first copy was given up, or whether the upstream has it is not known any more",
         Code::BadSignature => "this channel takes only messages signed by a key that is configured for it: sign it",
         Code::BadOptions => "more than 8 queues capture this channel",
         _ => "refused",

@@ -3,7 +3,7 @@
 use super::Broker;
 use super::conn::Stream;
 use super::publish::BROKER_STREAM;
-use super::{Timer, admin};
+use super::{Timer, admin, upstream};
 use crate::model::limits::HEAD_PROPERTIES_BYTES_MAX;
 use crate::model::{Channel, ConnId, Properties};
 use crate::protocols::Fault;
@@ -39,6 +39,9 @@ impl Broker {
         body: &[u8],
     ) -> Result<(), Fault> {
         self.check_new_stream(conn, stream)?;
+        if let Some(id) = head.channel.strip_prefix(upstream::STATUS) {
+            return self.handle_status(conn, stream, id);
+        }
         let administers = head.channel.starts_with(admin::PREFIX);
         let what = if administers { May::Admin(head.channel) } else { May::Request(head.channel) };
         if let Err(why) = self.permit(conn, &what) {

@@ -241,7 +241,7 @@ impl Broker {
         }
         self.counters.duplicates += 1;
         self.counters.resent += 1;
-        Some(Ok(Taken { outcome: Outcome::Duplicate, wait, held: Position(0) }))
+        Some(Ok(Taken { outcome: Outcome::Duplicate, wait, held: Position(0), track: None }))
     }
 
     /// Moves a source's position by what became of the record at this place.

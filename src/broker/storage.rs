@@ -162,6 +162,7 @@ impl Broker {
                 self.fail(conn, Code::StorageFailed, "the store was opened anew: connect again");
             }
         }
+        self.end_waiting_sessions();
         // What was read names queues by their old places: who asked is told that it failed, or asks again.
         let mut reads: Vec<(u64, Waiting)> = self.reads.drain().collect();
         reads.sort_unstable_by_key(|(token, _)| *token);

@@ -428,6 +428,10 @@ impl Broker {
     /// False when the message was dropped.
     fn deliver_now(&mut self, conn: ConnId, stream: u32, flags: u8, item: LiveItem, record: &[u8]) -> bool {
         let limit = self.settings.limits.outbox_bytes_max as usize;
+        if self.conns.get(&conn).is_some_and(|c| c.is_echo(record)) {
+            self.counters.echoes += 1;
+            return true;
+        }
         let waiting = self.waiting_bytes(conn);
         let shaped = self.shape(conn, record);
         let (paused, lost) = self.subscription_mut(conn, stream).map_or((false, 0), |s| (s.paused, s.dropped));

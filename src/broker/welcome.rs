@@ -4,13 +4,13 @@ use super::Broker;
 use crate::model::ConnId;
 use crate::session::{Denied, Phase, Principal};
 use crate::wire::{
-    ENCODING_LZ4, EXTENSION_BRIDGE, EXTENSION_ENCODINGS, Extended, Extension, FrameType, SourcePosition, VERSION,
-    Welcome,
+    ENCODING_LZ4, ENCODING_LZ4_BATCH, EXTENSION_BRIDGE, EXTENSION_ENCODINGS, Extended, Extension, FrameType,
+    SourcePosition, VERSION, Welcome,
 };
 use std::sync::Arc;
 
-/// What every welcome says: compressed payloads are taken.
-const ENCODINGS: &[u8] = &[ENCODING_LZ4];
+/// What every welcome says: compressed payloads are taken, and batches compressed as a whole.
+const ENCODINGS: &[u8] = &[ENCODING_LZ4, ENCODING_LZ4_BATCH];
 
 impl Broker {
     /// Whether a principal may come in at all.

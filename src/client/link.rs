@@ -283,6 +283,11 @@ impl Link {
         self.ping_due || self.pong_due.is_some()
     }
 
+    /// Asks the broker for a sign of life, with the next control frames.
+    pub const fn ping(&mut self) {
+        self.ping_due = true;
+    }
+
     /// Writes the pong and ping that are due, sealed, and returns their length; nothing when `out` has not
     /// [`CONTROL_BYTES_MAX`] bytes. Call it before sealing anything else, so that heartbeats pass the backlog.
     pub fn poll_control(&mut self, out: &mut [u8]) -> usize {

@@ -1,5 +1,6 @@
 //! What no single value is wrong about: contradictions between keys, and settings that deserve a warning.
 
+use super::bridges::BridgeSettings;
 use super::error::Problem;
 use super::read::Reading;
 use super::settings::{ClientCertificates, Keep, Overflow, QueueSettings, RoleSettings, Storage};
@@ -288,9 +289,17 @@ impl Found<'_> {
         if queue.capture.is_empty() {
             self.problem(&[&capture], "found no filter; expected at least one, such as #".into());
         }
-        if queue.storage == Storage::Memory && queue.contract == Contract::Disk {
-            let message = "found disk; expected memory, because the queue's storage is memory".into();
+        if queue.storage == Storage::Memory && queue.contract > Contract::Memory {
+            let found = if queue.contract == Contract::Disk { "disk" } else { "upstream" };
+            let message = format!("found {found}; expected memory, because the queue's storage is memory");
             self.problem(&[&contract, &storage], message);
+        } else if queue.contract == Contract::Upstream {
+            let forwards =
+                |b: &BridgeSettings| b.tenant == queue.tenant && b.up_routes().any(|r| r.queue == queue.name);
+            if !self.reading.settings.bridges.iter().any(forwards) {
+                let message = "found upstream; expected memory or disk, because no bridge forwards this queue".into();
+                self.problem(&[&contract], message);
+            }
         }
         let (keep, overflow, age) = (key("keep"), key("overflow"), key("limits.age"));
         if queue.keep == Keep::Limits && queue.overflow == Overflow::Reject && queue.age_ms_max == 0 {

@@ -110,7 +110,7 @@ impl Item for QueueSettings {
     }
     fn reconcile(&mut self, before: &Self) {
         // The storage kept may not be able to hold the contract asked for.
-        if self.storage == Storage::Memory && self.contract == Contract::Disk {
+        if self.storage == Storage::Memory && self.contract > Contract::Memory {
             self.contract = before.contract;
         }
     }
@@ -313,7 +313,10 @@ const QUEUE: &[Key<QueueSettings>] = &[
         },
     ),
     fixed("storage", choice!(storage: "disk" = Storage::Disk, "memory" = Storage::Memory)),
-    live("contract", choice!(contract: "memory" = Contract::Memory, "disk" = Contract::Disk)),
+    live(
+        "contract",
+        choice!(contract: "memory" = Contract::Memory, "disk" = Contract::Disk, "upstream" = Contract::Upstream),
+    ),
     fixed("keep", choice!(keep: "work" = Keep::Work, "interest" = Keep::Interest, "limits" = Keep::Limits)),
     live(
         "overflow",

@@ -220,9 +220,6 @@ impl Reading {
                             set(target, index);
                             Ok(())
                         }
-                        None if found.path == "contract" && *text == "upstream" => {
-                            Err(", which this version does not have yet".into())
-                        }
                         None => Err(String::new()),
                     },
                     Kind::Text { set, .. } => set(target, text),

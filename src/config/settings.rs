@@ -219,6 +219,12 @@ pub struct Limits {
     pub window_messages: u32,
     /// Publishes a session may have unacknowledged, in bytes.
     pub window_bytes: u32,
+    /// Publishes of a session, contract `upstream`, that may be kept here and wait for the upstream, in messages.
+    pub upstream_session_max: u32,
+    /// Messages of a tenant, contract `upstream`, that may wait for the upstream.
+    pub upstream_waiting_max: u32,
+    /// Messages of a tenant, contract `upstream`, of which it is remembered what became of them.
+    pub upstream_known_max: u32,
     /// What may wait to be sent to one connection, in bytes.
     pub outbox_bytes_max: u32,
     /// Subscriptions, consumers and requests of one session.
@@ -411,6 +417,9 @@ impl Default for Limits {
             reassembly_bytes_max: 4 * limits::MESSAGE_BYTES_DEFAULT,
             window_messages: 4_096,
             window_bytes: 4 * limits::MESSAGE_BYTES_DEFAULT,
+            upstream_session_max: 4_096,
+            upstream_waiting_max: 20_000,
+            upstream_known_max: 10_000,
             outbox_bytes_max: 2 * limits::MESSAGE_BYTES_DEFAULT,
             streams_max: 256,
             retained_max: 10_000,

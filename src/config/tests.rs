@@ -236,7 +236,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "queues: [{name: a, capture: x, contract: upstream}]\n",
-        "t.yaml:1:42: queues[0].contract: found `upstream`, which this version does not have yet; expected memory or disk",
+        "t.yaml:1:42: queues[0].contract: found upstream; expected memory or disk, because no bridge forwards this queue",
     ),
     (
         "queues: [{name: a, capture: x, history: {enabled: yes}}]\n",

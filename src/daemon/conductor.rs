@@ -287,6 +287,8 @@ impl<M: Machine + 'static> Conductor<M> {
             }
             if self.next_space <= now {
                 self.next_space = now.plus_ms(SPACE_EVERY_MS);
+                // A certificate that was revoked is believed no longer than this.
+                self.bridges.look_at_files();
                 self.worker.send(Job::Space);
                 while self.memory.store.tidy()? {}
             }

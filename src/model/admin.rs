@@ -163,6 +163,24 @@ pub struct BridgeStatus {
     pub dropped: BTreeMap<String, u64>,
 }
 
+/// What became of a message published under contract `upstream`: the answer to a request to `$status/` and its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageStatus {
+    /// Its id, a ULID.
+    pub id: String,
+    /// `queued` while it waits for the upstream, `forwarded` once that has it, `refused`, or `unknown`.
+    pub state: String,
+    /// Of a refused one the code, by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The same for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Bridges that have yet to forward it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<String>,
+}
+
 /// How many things a command touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {

@@ -42,6 +42,8 @@ pub const MESSAGE_BYTES_MAX: u32 = 16 * 1_024 * 1_024;
 pub const CREDIT_MAX: u32 = i32::MAX as u32;
 /// Most messages in one batch frame.
 pub const BATCH_MESSAGES_MAX: u32 = 16_384;
+/// Most bytes that the payload of a compressed batch becomes: as many as the largest frame has.
+pub const BATCH_EXPANDED_BYTES_MAX: usize = FRAME_PAYLOAD_BYTES_MAX as usize;
 
 const _: () = assert!(FRAME_PAYLOAD_BYTES_FLOOR <= FRAME_PAYLOAD_BYTES_DEFAULT);
 const _: () = assert!(FRAME_PAYLOAD_BYTES_DEFAULT <= FRAME_PAYLOAD_BYTES_MAX);

@@ -60,6 +60,8 @@ pub struct Counters {
     pub resent: u64,
     /// Sessions of bridges that a newer one of the same bridge ended.
     pub bridge_takeovers: u64,
+    /// Messages that were not sent to the bridge they came by.
+    pub echoes: u64,
     /// Positions of bridges' sources that made room for others.
     pub sources_evicted: u64,
     /// Publishes refused, by code.
@@ -98,6 +100,7 @@ impl Counters {
             ("logins", self.logins),
             ("resent", self.resent),
             ("bridge_takeovers", self.bridge_takeovers),
+            ("echoes", self.echoes),
             ("sources_evicted", self.sources_evicted),
             ("denied", self.denied.values().sum()),
             ("no_tls", self.no_tls.values().sum()),

@@ -3,8 +3,8 @@
 pub mod native;
 
 use crate::wire::{
-    Ack, Auth, BatchItems, Cancel, Code, Consume, Contract, Credit, Extensions, FilterItems, Hello, History, Nack,
-    Reauth, Request as Ask, Response, Source, Subscribe,
+    Ack, Auth, Batch, BatchItems, Cancel, Code, Consume, Contract, Credit, Extensions, FilterItems, Hello, History,
+    Nack, Reauth, Request as Ask, Response, Source, Subscribe,
 };
 use std::borrow::Cow;
 
@@ -30,6 +30,19 @@ pub enum Request<'a> {
         /// Where a bridge has them from; checked against their count.
         source: Option<Source<'a>>,
     },
+    /// Publish records that were compressed together.
+    Packed {
+        /// Stream whose order they belong to.
+        stream: u32,
+        /// What they are once they are expanded.
+        head: Batch,
+        /// The LZ4 block.
+        block: &'a [u8],
+        /// Bytes it says to become.
+        len: u32,
+        /// As in [`Request::Publish`].
+        source: Option<Source<'a>>,
+    },
     /// Open live fan-out.
     Subscribe(u32, Subscribe<'a>),
     /// End a stream.
@@ -43,7 +56,7 @@ pub enum Request<'a> {
     /// More may be sent.
     Credit(u32, Credit),
     /// Hold a stream.
-    Pause(u32),
+    Pause(u32, Option<u16>),
     /// Go on.
     Resume(u32),
     /// Past messages.

@@ -2,9 +2,10 @@
 
 use super::{Fault, Records, Request};
 use crate::wire::{
-    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, EXTENSION_SOURCE, Extensions, FLAG_CONT,
-    FLAG_MORE, FilterItems, Frame, FrameType, Goaway, Header, Hello, History, Nack, Pause, Ping, Pong, Publish, Reauth,
-    Request as Ask, Response, Resume, Source, Subscribe, Unsubscribe, WireError,
+    Ack, Auth, Batch, BatchItems, Cancel, Close, Code, Consume, Credit, EXTENSION_LANES, EXTENSION_LZ4,
+    EXTENSION_SOURCE, Extensions, FLAG_CONT, FLAG_MORE, FilterItems, Frame, FrameType, Goaway, Header, Hello, History,
+    Nack, Pause, Ping, Pong, Publish, Reauth, Request as Ask, Response, Resume, Source, Subscribe, Unsubscribe,
+    WireError,
 };
 use std::collections::HashMap;
 
@@ -184,8 +185,14 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
         }
         FrameType::Batch => {
             let (head, extensions) = frame.head_with_extensions::<Batch>()?;
-            let records = Records::Many(BatchItems::parse(payload, head.count)?);
             let source = source(extensions, head.count, kind)?;
+            if let Some(len) = extensions.get(EXTENSION_LZ4) {
+                let Ok((len, [])) = postcard::take_from_bytes(len) else {
+                    return Err(WireError::Head(kind as u8).into());
+                };
+                return Ok(Request::Packed { stream, head, block: payload, len, source });
+            }
+            let records = Records::Many(BatchItems::parse(payload, head.count)?);
             Request::Publish { stream, contract: head.contract, first: head.first, records, source }
         }
         FrameType::Subscribe => {
@@ -205,8 +212,9 @@ fn parse(frame: Frame<'_>) -> Result<Request<'_>, Fault> {
         FrameType::Nack => Request::Nack(stream, frame.head::<Nack<'_>>()?),
         FrameType::Credit => Request::Credit(stream, frame.head::<Credit>()?),
         FrameType::Pause => {
-            frame.head::<Pause>()?;
-            Request::Pause(stream)
+            let (_, extensions) = frame.head_with_extensions::<Pause>()?;
+            let lanes = extensions.get(EXTENSION_LANES).map(postcard::from_bytes::<u16>).transpose();
+            Request::Pause(stream, lanes.map_err(|_| WireError::Head(kind as u8))?)
         }
         FrameType::Resume => {
             frame.head::<Resume>()?;

@@ -139,6 +139,8 @@ pub struct Attachment {
     pub credit_bytes: i64,
     /// Held by the client.
     pub paused: bool,
+    /// Lanes of which it is given nothing, bit n for lane n.
+    pub held_lanes: u16,
     /// The next tag to be given.
     pub next_tag: u64,
     /// What the tags that are not settled stand for, by tag: those between are gone, however long one is held back.
@@ -490,6 +492,12 @@ impl Attachment {
         !self.paused && self.credit_messages > 0 && self.credit_bytes > 0
     }
 
+    /// Whether it is given nothing of a lane.
+    #[must_use]
+    pub const fn holds(&self, priority: Priority) -> bool {
+        self.held_lanes & (1 << priority.get()) != 0
+    }
+
     /// Adds credit; false when more than 2^31-1 would be outstanding.
     #[must_use]
     pub fn add_credit(&mut self, messages: u32, bytes: u32) -> bool {
@@ -584,6 +592,7 @@ mod tests {
             credit_messages: 10,
             credit_bytes: 100,
             paused: false,
+            held_lanes: 0,
             next_tag: 1,
             tags: VecDeque::new(),
         };
@@ -607,6 +616,7 @@ mod tests {
             credit_messages: 1_000_000,
             credit_bytes: 1_000_000,
             paused: false,
+            held_lanes: 0,
             next_tag: 1,
             tags: VecDeque::new(),
         }

@@ -8,7 +8,7 @@ use lz4_flex::block;
 /// Payloads shorter than this are not tried, in bytes.
 const COMPRESS_BYTES_MIN: usize = 64;
 /// Most bytes one byte of a block becomes: a byte of a match's length counts 255.
-const RATIO_MAX: usize = 255;
+pub(super) const RATIO_MAX: usize = 255;
 
 /// The payload compressed, when that makes it shorter.
 #[must_use]

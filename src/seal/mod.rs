@@ -4,6 +4,7 @@
 //! on the way out is seal, sign, compress, so that a broker may undo the last for a reader that cannot, and a signature holds
 //! all the same.
 
+mod batch;
 mod compress;
 mod error;
 mod keys;
@@ -11,6 +12,7 @@ mod sealing;
 mod sign;
 mod statement;
 
+pub use batch::{BatchPacker, unpack_batch};
 pub use compress::{compress, expand, expand_into, expand_record, expanded_len, expanded_record_len};
 pub use error::{CompressionError, SealError};
 pub use keys::{KEY_BYTES, KeyError, KeyFault, KeyId, PublicKey, PublicKeys, SealingKey, SealingKeys, SigningKey};

@@ -131,18 +131,32 @@ impl Publisher {
         self.runs.push_back(Run { first: number, count: 1, bytes, kind, wait });
     }
 
-    /// The next run that may be told, given what is durable.
-    pub fn poll(&mut self, durable: [Position; 2]) -> Option<Run> {
-        let run = self.runs.front()?;
+    /// Whether a number was answered, be it in between.
+    #[must_use]
+    pub fn is_told(&self, number: u64) -> bool {
+        self.runs.front().is_none_or(|run| number < run.first)
+    }
+
+    /// The next run that may be told, given what is durable; of those told in between, `interims` messages at most.
+    pub fn poll(&mut self, durable: [Position; 2], interims: u32) -> Option<Run> {
+        let run = self.runs.front_mut()?;
         if run.wait[0] > durable[0] || run.wait[1] > durable[1] {
             return None;
+        }
+        let most = if run.kind == RunKind::Ack(Outcome::Accepted) { interims } else { u32::MAX };
+        if run.count > most {
+            // The rest is told once final answers left room.
+            let bytes = run.bytes * u64::from(most) / u64::from(run.count);
+            let part = Run { count: most, bytes, ..run.clone() };
+            (run.first, run.count, run.bytes) = (run.first + u64::from(most), run.count - most, run.bytes - bytes);
+            return (most > 0).then_some(part);
         }
         let mut run = self.runs.pop_front()?;
         // Neighbours that differ only in the commit they waited for are one range.
         while let Some(next) = self.runs.front() {
             let follows = run.first.wrapping_add(u64::from(run.count)) == next.first;
             let ready = next.wait[0] <= durable[0] && next.wait[1] <= durable[1];
-            let Some(count) = run.count.checked_add(next.count) else { break };
+            let Some(count) = run.count.checked_add(next.count).filter(|count| *count <= most) else { break };
             if !follows || !ready || next.kind != run.kind {
                 break;
             }
@@ -201,12 +215,12 @@ mod tests {
         p.push(2, 10, STORED, at(1));
         p.push(3, 10, STORED, at(2));
         p.push(4, 10, RunKind::Ack(Outcome::LiveOnly), at(0));
-        assert_eq!(p.poll(at(0)), None);
-        let run = p.poll(at(1)).expect("durable");
+        assert_eq!(p.poll(at(0), 9), None);
+        let run = p.poll(at(1), 9).expect("durable");
         assert_eq!((run.first, run.count, run.bytes), (1, 2, 20));
-        assert_eq!(p.poll(at(1)), None, "the live-only one waits behind the stored one");
-        assert_eq!(p.poll(at(2)).map(|r| r.first), Some(3));
-        assert_eq!(p.poll(at(2)).map(|r| r.first), Some(4));
+        assert_eq!(p.poll(at(1), 9), None, "the live-only one waits behind the stored one");
+        assert_eq!(p.poll(at(2), 9).map(|r| r.first), Some(3));
+        assert_eq!(p.poll(at(2), 9).map(|r| r.first), Some(4));
     }
 
     #[test]
@@ -229,9 +243,29 @@ mod tests {
         p.push(2, 1, STORED, at(2));
         p.push(3, 1, RunKind::Ack(Outcome::LiveOnly), at(0));
         p.fail(at(1), Code::StorageFailed, 5);
-        assert_eq!(p.poll(at(1)).map(|r| r.kind), Some(STORED));
-        let run = p.poll(at(1)).expect("failed ones are told at once");
+        assert_eq!(p.poll(at(1), 9).map(|r| r.kind), Some(STORED));
+        let run = p.poll(at(1), 9).expect("failed ones are told at once");
         assert_eq!((run.first, run.count, run.kind), (2, 2, RunKind::Nack(Code::StorageFailed, 5)));
         assert_eq!((p.expect(4), p.expect(2)), (Expect::Fenced, Expect::Next));
+    }
+
+    #[test]
+    fn what_is_told_in_between_is_bounded_and_what_follows_waits_behind_it() {
+        const ACCEPTED: RunKind = RunKind::Ack(Outcome::Accepted);
+        let mut p = Publisher::default();
+        for number in 1..=10 {
+            p.push(number, 10, ACCEPTED, at(number % 2));
+        }
+        p.push(11, 10, STORED, at(0));
+        let run = p.poll(at(1), 4).expect("some");
+        assert_eq!((run.first, run.count, run.bytes), (1, 4, 40));
+        assert_eq!((p.poll(at(1), 0), p.is_told(4), p.is_told(5)), (None, true, false));
+        let run = p.poll(at(1), 100).expect("the rest");
+        assert_eq!((run.first, run.count, run.bytes), (5, 6, 60));
+        assert_eq!(p.poll(at(1), 0).map(|r| (r.first, r.kind)), Some((11, STORED)));
+        p.push(12, 10, ACCEPTED, at(0));
+        p.push(13, 30, ACCEPTED, at(0));
+        assert_eq!(p.poll(at(0), 1).map(|r| (r.first, r.count)), Some((12, 1)));
+        assert_eq!(p.poll(at(0), 1).map(|r| (r.first, r.count)), Some((13, 1)));
     }
 }

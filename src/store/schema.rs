@@ -1,7 +1,7 @@
 //! Keys and values of every small row, with the format's version. Keys are big-endian so that they sort.
 
 use super::ops::{QueueKey, Table};
-use crate::model::{MountId, Position, Priority, QueueId, Wall};
+use crate::model::{MessageId, MountId, Position, Priority, QueueId, Wall};
 use crate::wire::Code;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,8 @@ pub const META_TALLY: &[u8] = b"tally/";
 pub const BRIDGE_KEPT: u8 = 2;
 /// As [`BRIDGE_KEPT`], of the rows that say where bridges' sources stand: a [`SourceRow`] each.
 pub const BRIDGE_SOURCE: u8 = 1;
+/// As [`BRIDGE_KEPT`], of the rows that say whether upstreams have a message: an [`UpstreamRow`] each.
+pub const BRIDGE_UPSTREAM: u8 = 3;
 
 /// What the sessions of a mount did, ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,6 +205,34 @@ pub struct SourceRow {
     pub day: u32,
 }
 
+/// A message published under contract `upstream`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamRow {
+    /// Its channel: who may publish there may ask for it.
+    pub channel: String,
+    /// Where it waits; nothing once it is decided.
+    pub parts: Vec<UpstreamPart>,
+    /// When it was decided, milliseconds since 1970; 0 while it waits.
+    pub decided_ms: u64,
+    /// Once it is decided: why it was not forwarded, as a code of the wire; 0 where all upstreams have it.
+    pub code: u16,
+    /// The same for people.
+    pub reason: String,
+}
+
+/// A place where a message waits for upstreams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamPart {
+    /// Number of the queue.
+    pub queue: u32,
+    /// The lane.
+    pub lane: u8,
+    /// The sequence.
+    pub seq: u64,
+    /// Consumers of the bridges that have yet to forward it.
+    pub left: Vec<String>,
+}
+
 /// Encodes a row.
 ///
 /// # Panics
@@ -297,6 +327,22 @@ pub fn split_source_key(key: &[u8]) -> Option<(MountId, SourceOwner, u64, u8)> {
 #[must_use]
 pub fn bridge_kept_key(bridge: &str) -> Bytes {
     [&[BRIDGE_KEPT][..], bridge.as_bytes()].concat().into()
+}
+
+/// Key of a message published under contract `upstream`: [`BRIDGE_UPSTREAM`], mount, id.
+#[must_use]
+pub fn upstream_key(mount: MountId, id: MessageId) -> [u8; 21] {
+    let mut key = [BRIDGE_UPSTREAM; 21];
+    key[1..5].copy_from_slice(&mount.0.to_be_bytes());
+    key[5..].copy_from_slice(&id.0);
+    key
+}
+
+/// Mount and id of such a key; `None` for bytes that are none.
+#[must_use]
+pub fn split_upstream_key(key: &[u8]) -> Option<(MountId, MessageId)> {
+    let (mount, id) = key.strip_prefix(&[BRIDGE_UPSTREAM])?.split_first_chunk::<4>()?;
+    Some((MountId(u32::from_be_bytes(*mount)), MessageId(id.try_into().ok()?)))
 }
 
 /// Key of a delayed message: mount, queue, due time, number.

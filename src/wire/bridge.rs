@@ -10,8 +10,9 @@ pub const EXTENSION_BRIDGE: u32 = 3;
 pub const EXTENSION_SOURCE: u32 = 4;
 /// Tag of batch's extension that says that the payload is an LZ4 block: its expanded length, a u32 as postcard writes it.
 pub const EXTENSION_LZ4: u32 = 5;
-/// Tag of nack's extension that says why, for the dead letter: a [`NackReason`].
-pub const EXTENSION_REASON: u32 = 6;
+/// Tag of pause's extension that says which lanes of a consumer are held, in place of those held before: a u16 as postcard
+/// writes it, bit n for lane n. The consumer itself is not held then.
+pub const EXTENSION_LANES: u32 = 6;
 /// Batches compressed as a whole, among [`super::EXTENSION_ENCODINGS`].
 pub const ENCODING_LZ4_BATCH: u8 = 2;
 

@@ -119,6 +119,12 @@ codes! {
     RateLimited = 210, "rate-limited";
     /// The channel's messages must carry a signature of a known key, and this one does not.
     BadSignature = 211, "bad-signature";
+    /// `upstream` was asked where no bridge forwards the message.
+    NoUpstream = 212, "no-upstream";
+    /// The upstream refused the message for good.
+    UpstreamRefused = 213, "upstream-refused";
+    /// The message was given up before the upstream had it, or whether it has it is not known.
+    NotForwarded = 214, "not-forwarded";
     // 300-399: subscribe, consume, history
     /// The filter breaks a rule.
     BadFilter = 300, "bad-filter";

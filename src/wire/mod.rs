@@ -14,7 +14,7 @@ pub use auth::{
     REAUTH_CONTEXT, SIGNATURE_BYTES, SignedNonce, auth_method, parse_key, parse_password, write_password,
 };
 pub use bridge::{
-    BridgeHello, ENCODING_LZ4_BATCH, EXTENSION_BRIDGE, EXTENSION_LZ4, EXTENSION_REASON, EXTENSION_SOURCE,
+    BridgeHello, ENCODING_LZ4_BATCH, EXTENSION_BRIDGE, EXTENSION_LANES, EXTENSION_LZ4, EXTENSION_SOURCE,
     POSITIONS_BYTES_MAX, SOURCE_RUNS_MAX, Source,
 };
 #[cfg(feature = "daemon")]

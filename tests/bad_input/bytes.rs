@@ -73,6 +73,22 @@ const GOLDEN: &[(&str, Leads)] = &[
     ("bad-record-length-lies", Nacked(Code::BadRecord)),
     ("bad-record-trailing", Nacked(Code::BadRecord)),
     ("bad-record-empty", Nacked(Code::BadRecord)),
+    ("bad-bridge-trailing", Ends(Code::BadHead)),
+    ("bad-bridge-short", Ends(Code::BadHead)),
+    ("bad-bridge-nameless", Ends(Code::BadName)),
+    ("bad-source-lane", Ends(Code::BadHead)),
+    ("bad-source-first", Ends(Code::BadHead)),
+    ("bad-source-end", Ends(Code::BadHead)),
+    ("bad-source-runs-few", Ends(Code::BadHead)),
+    ("bad-source-runs-many", Ends(Code::BadHead)),
+    ("bad-source-runs-gap", Ends(Code::BadHead)),
+    ("bad-source-runs-end", Ends(Code::BadHead)),
+    ("bad-source-trailing", Ends(Code::BadHead)),
+    ("bad-batch-lz4-short", Ends(Code::BadPayload)),
+    ("bad-batch-lz4-long", Ends(Code::BadPayload)),
+    ("bad-batch-lz4-bomb", Ends(Code::BadPayload)),
+    ("bad-batch-lz4-count", Ends(Code::BadPayload)),
+    ("bad-batch-lz4-length", Ends(Code::BadHead)),
 ];
 
 fn golden() -> PathBuf {

@@ -3,8 +3,8 @@
 use super::broker::{Place, Setup, wait_until};
 use super::child::{mounts_are_permitted, skipped};
 use super::pair::{
-    HUB, assert_all_once_in_order, bridge, config, edge, held, hurry, number, publish, publish_one, wait_for_bridge,
-    wait_until_well,
+    HUB, assert_all_once_in_order, bridge, config, edge, edge_with, held, hurry, number, publish, publish_one,
+    wait_for_bridge, wait_until_well,
 };
 use super::relay::{Mode, Relay};
 use std::fs::{self, File};
@@ -43,14 +43,16 @@ fn pain_13_a_full_disk_at_the_hub_holds_messages_at_the_edge_until_there_is_spac
     let (edge_place, hub_place) = (Place::new(), Place::new());
     let hub = hub_place.start(&on_small_disk(config(HUB)));
     let relay = Relay::to(hub.address);
-    let edge = edge_place.start(&edge(&relay.url()));
+    let queues = "queues: [{name: main, capture: ['#']}]\n";
+    let edge = edge_place.start(&edge_with(&relay.url(), "ack_age: 1s", queues));
     publish(&edge, "site/a", 0..100);
     wait_until_well(&edge);
     let ballast = hub.data().join("ballast");
     fill(&ballast, 8 << 20);
     wait_until("the hub is full", || hub.status()["state"] == "low");
     publish(&edge, "site/a", 100..300);
-    let told = wait_for_bridge(&edge, "they wait", |b| number(b, "queued") == 200);
+    // Connected, nothing under way, and not healthy: nothing is acknowledged.
+    let told = wait_for_bridge(&edge, "they wait", |b| number(b, "queued") == 200 && b["healthy"] == false);
     // A refusal for now is no dead letter and no drop.
     assert_eq!(told["dropped"].as_object().expect("a map").len(), 0, "{told}");
     assert_eq!(number(&super::pair::queue(&edge, "main"), "dead"), 0);

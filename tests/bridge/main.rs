@@ -7,14 +7,23 @@
 mod broker;
 #[path = "../support/child.rs"]
 mod child;
+mod dial;
 mod disk;
 mod lanes;
 mod link;
 mod local;
+mod names;
 mod operator;
 mod outage;
 mod pair;
+#[path = "../support/pki.rs"]
+mod pki;
 mod poison;
+#[path = "../faults/preload.rs"]
+mod preload;
 #[path = "../support/raw.rs"]
 mod raw;
 mod relay;
+mod renewal;
+mod test_command;
+mod trust;

@@ -1,9 +1,10 @@
 //! An edge, a hub and what is asked of both.
 
-use super::broker::{Broker, Setup, wait_for, wait_until};
+use super::broker::{Broker, Setup, wait_until};
+use super::raw::PATIENCE;
 use serde_json::Value;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate::client::{Address, Client, ClientError, ConsumeOptions, Message, Options, Retry};
 use tidegate::model::Priority;
 
@@ -39,11 +40,15 @@ pub fn number(value: &Value, field: &str) -> u64 {
 
 /// Waits until the bridge tells this.
 pub fn wait_for_bridge(broker: &Broker<'_>, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    wait_for(&format!("{what}: {}", last), || {
-        last = bridge(broker);
-        is(&last).then(|| last.clone())
-    })
+    let began = Instant::now();
+    loop {
+        let told = bridge(broker);
+        if is(&told) {
+            return told;
+        }
+        assert!(began.elapsed() < 3 * PATIENCE, "not within {:?}: {what}; it is {told}", began.elapsed());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Waits until the bridge is open and healthy, with nothing left to forward.
@@ -67,7 +72,8 @@ pub fn held(broker: &Broker<'_>, name: &str) -> u64 {
 
 /// A client of this broker.
 pub async fn connect(broker: &Broker<'_>, retry: Retry) -> Client {
-    let address = Address::Tcp(broker.address.ip().to_string(), broker.address.port());
+    // As its administrator: also where a login is asked for.
+    let address = Address::Unix(broker.data().join("tidegate.sock"));
     let options = Options { retry, backoff_ms: 5, backoff_ms_max: 50, ..Options::default() };
     Client::connect(address, options).await.expect("it comes in")
 }

@@ -115,6 +115,13 @@ impl Broker<'_> {
         })
     }
 
+    /// Another address it listens on: of `tls`, `http` or `https`.
+    pub fn door(&self, name: &str) -> SocketAddr {
+        let text = fs::read_to_string(self.data().join("ready.json")).expect("it is ready");
+        let ready: Value = serde_json::from_str(&text).expect("JSON");
+        ready[name][0].as_str().expect("it listens there").parse().expect("an address")
+    }
+
     /// A session over the Unix socket, which may ask everything.
     pub fn admin(&self) -> Raw {
         let mut raw = Raw::unix(&self.data().join("tidegate.sock"));

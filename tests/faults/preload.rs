@@ -1,5 +1,7 @@
 //! The disk that fails and the clock that jumps (`preload.c`), built here and told what to do while a broker runs.
 
+#![allow(dead_code)]
+
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

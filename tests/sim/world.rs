@@ -289,7 +289,9 @@ impl<'t> World<'t> {
         } else {
             self.quiet_since = None;
         }
-        if self.now_us > self.heal_us + REST_US { eprintln!("NOREST seed {waits:?} {dropped} {expired} {missing:?}"); }
+        if self.now_us > self.heal_us + REST_US {
+            eprintln!("NOREST seed {waits:?} {dropped} {expired} {missing:?}");
+        }
         if self.now_us > self.heal_us + REST_US {
             if let Some(uid) = waits {
                 self.ledger.fail("every publish is answered once everything works", format!("message {uid}"));

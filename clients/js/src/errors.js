@@ -11,7 +11,7 @@ export const CODES = Object.freeze({
   118: 'rate-exceeded',
   200: 'bad-channel', 201: 'bad-record', 202: 'message-too-large', 203: 'no-queue', 204: 'queue-full',
   205: 'storage-full', 206: 'storage-failed', 207: 'fenced', 208: 'bad-publish-number', 209: 'limit-reached',
-  210: 'rate-limited', 211: 'bad-signature',
+  210: 'rate-limited', 211: 'bad-signature', 212: 'no-upstream', 213: 'upstream-refused', 214: 'not-forwarded',
   300: 'bad-filter', 301: 'unknown-queue', 302: 'queue-has-consumer', 303: 'bad-name', 304: 'never-delivered',
   305: 'duplicate-consumer', 306: 'no-history', 307: 'bad-options', 308: 'conflict',
   400: 'no-responder', 401: 'deadline-exceeded', 402: 'cancelled', 403: 'responder-failed', 500: 'internal',

@@ -33,9 +33,13 @@ function read(bytes) {
 
 /** Read, and written again in another form: the decoder skips extensions and unknown flags, and varints become short. */
 const FORMS_NOT_KEPT = new Set(
-  ['varint-longer-than-needed.bin', 'extension-unknown.bin', 'hello-auth-methods.bin', 'flag-high-unknown.bin']);
+  ['varint-longer-than-needed.bin', 'extension-unknown.bin', 'hello-auth-methods.bin', 'flag-high-unknown.bin',
+    'hello-bridge.bin', 'welcome-bridge.bin', 'publish-source.bin', 'batch-source.bin']);
 
-const files = readdirSync(folder).filter((name) => name.endsWith('.bin'));
+/** What only brokers are sent, by bridges: this client skips those extensions, as it does all it does not know. */
+const BY_BRIDGES = /^(bad-bridge|bad-source|bad-batch-lz4|batch-lz4)/;
+
+const files = readdirSync(folder).filter((name) => name.endsWith('.bin') && !BY_BRIDGES.test(name));
 
 test('every golden file is in the table', () => {
   assert.ok(files.length > 60);

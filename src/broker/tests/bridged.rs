@@ -4,6 +4,7 @@ use super::pair::{Pair, settings};
 use super::world::{World, queue};
 use crate::bridge::Reason;
 use crate::config::BridgeSettings;
+use crate::config::{QueueSettings, Settings, SignatureSettings};
 use crate::model::ConnId;
 use crate::model::admin::BridgeState;
 
@@ -128,15 +129,15 @@ fn a_hub_that_reads_and_never_acknowledges_is_given_up() {
 }
 
 #[test]
-fn a_link_that_swallows_everything_is_noticed_within_three_heartbeats() {
+fn a_link_that_swallows_everything_is_noticed_within_two_heartbeats() {
     let settings = BridgeSettings { heartbeat_ms: 15_000, ..settings(&["main"]) };
     let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "#")], settings);
     pair.hub_is_heard = false;
     pair.broken = vec![Some(Reason::Unreachable)];
-    pair.pass(44_000);
+    pair.pass(26_000);
     assert_eq!(pair.state(), BridgeState::Open);
-    pair.pass(2_000);
-    assert_eq!(pair.dialed.len(), 2, "{:?}", pair.status());
+    pair.pass(500);
+    assert_eq!((pair.state(), pair.status().last_error.as_str()), (BridgeState::Waiting, "heartbeat"));
 }
 
 #[test]
@@ -159,4 +160,147 @@ fn a_dial_without_an_end_is_given_up_and_another_follows() {
     pair.cut();
     pair.pass(40_000);
     assert_eq!((pair.dialed.len(), pair.status().last_error.as_str()), (3, "timeout"));
+}
+
+#[test]
+fn an_idle_link_lives_by_its_heartbeats() {
+    let settings = BridgeSettings { heartbeat_ms: 15_000, ..settings(&["main"]) };
+    let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "#")], settings);
+    pair.pass(600_000);
+    assert_eq!((pair.state(), pair.dialed.len(), pair.status().healthy), (BridgeState::Open, 1, true));
+}
+
+#[test]
+fn a_lane_that_the_hub_does_not_take_holds_up_no_other() {
+    let full = QueueSettings { messages_max: 5, ..queue("bulk", "bulk/#") };
+    let small = BridgeSettings { window_messages: 100, ramp_ms: 0, ..settings(&["main"]) };
+    let mut pair = Pair::new(vec![queue("main", "#")], vec![full, queue("main", "alarm/#")], small);
+    let conn = pair.edge.connect();
+    for n in 1..=1_000 {
+        pair.edge.publish(conn, n, "bulk/x", &n.to_string());
+    }
+    pair.pass(2_000);
+    assert_eq!(queued(&pair.edge), 995, "the hub's queue is full");
+    for n in 1_001..=1_300 {
+        let urgent = |r: &mut crate::model::Record<'_>| r.priority = crate::model::Priority::MAX;
+        pair.edge.publish_with(conn, n, crate::wire::Contract::Queue, urgent, "alarm/x", &n.to_string());
+    }
+    pair.run();
+    pair.pass(1_000);
+    assert_eq!(queued(&pair.edge), 995, "alarms pass: {:?}", pair.status());
+    assert_eq!(arrived(&mut pair.hub), numbers(1_001..=1_300));
+    // Somebody takes the bulk: the rest follows, in order.
+    let reader = pair.hub.connect();
+    pair.hub.consume(reader, 1, "bulk", "reader");
+    pair.hub.credit(reader, 1, 10_000);
+    let mut seen = Vec::new();
+    for _ in 0..4_000 {
+        for m in pair.hub.messages(reader) {
+            pair.hub.ack(reader, 1, m.tag, 1);
+            seen.push(m.text);
+        }
+        if seen.len() == 1_000 {
+            break;
+        }
+        pair.pass(100);
+    }
+    assert_eq!((seen, queued(&pair.edge)), (numbers(1..=1_000), 0));
+}
+
+#[test]
+fn what_the_hub_refuses_for_good_is_a_dead_letter_once_and_burns_no_data() {
+    let rule = SignatureSettings { channels: vec!["signed/#".into()], keys: Vec::new(), tenant: String::new() };
+    let hub = Settings { queues: vec![queue("main", "#")], signatures: vec![rule], ..Settings::default() };
+    let mut pair = Pair::of(World::new(vec![queue("main", "#")]), World::with(hub), settings(&["main"]));
+    let conn = pair.edge.connect();
+    publish(&mut pair.edge, conn, 1, 2);
+    pair.edge.publish(conn, 3, "signed/x", "poison");
+    publish(&mut pair.edge, conn, 4, 2);
+    pair.pass(3_000);
+    assert_eq!(queued(&pair.edge), 1, "only the dead letter is left");
+    let dropped = pair.status().dropped;
+    assert_eq!(dropped.into_iter().collect::<Vec<_>>(), [("bad-signature".to_owned(), 1)]);
+    let up = pair.status().bytes["up"];
+    pair.cut();
+    pair.until_open();
+    pair.pass(5_000);
+    assert!(pair.status().bytes["up"] - up < 2_000, "it is not sent again");
+    assert_eq!(pair.status().dropped["bad-signature"], 1);
+    let reader = pair.edge.connect();
+    pair.edge.consume(reader, 1, "$dead/main", "reader");
+    pair.edge.credit(reader, 1, 10);
+    assert_eq!(pair.edge.texts(reader), ["poison"]);
+    assert_eq!(arrived(&mut pair.hub), ["1", "2", "4", "5"]);
+}
+
+#[test]
+fn a_message_that_the_hub_has_no_room_for_is_never_sent() {
+    let mut hub = Settings { queues: vec![queue("main", "#")], ..Settings::default() };
+    hub.limits.message_bytes_max = 20_000;
+    let mut pair = Pair::of(World::new(vec![queue("main", "#")]), World::with(hub), settings(&["main"]));
+    let conn = pair.edge.connect();
+    pair.edge.publish(conn, 1, "a/b", &"x".repeat(30_000));
+    pair.edge.publish(conn, 2, "a/b", "small");
+    pair.pass(3_000);
+    assert!(pair.status().bytes["up"] < 3_000);
+    assert_eq!(pair.status().dropped["message-too-large"], 1);
+    assert_eq!(arrived(&mut pair.hub), ["small"]);
+}
+
+#[test]
+fn a_large_message_goes_in_chunks_and_heartbeats_pass_it_on_a_slow_link() {
+    let settings = BridgeSettings { heartbeat_ms: 15_000, ..settings(&["main"]) };
+    let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "#")], settings);
+    // A frame a second.
+    (pair.pipe_max, pair.hub_reads) = (1_024, false);
+    let conn = pair.edge.connect();
+    let large = "x".repeat(60_000);
+    pair.edge.publish(conn, 1, "a/b", &large);
+    let mut seconds = 0;
+    while queued(&pair.edge) > 0 {
+        pair.pass(1_000);
+        pair.hub_reads = true;
+        pair.carry();
+        pair.hub_reads = false;
+        seconds += 1;
+        assert!(seconds < 1_000, "{:?}", pair.status());
+    }
+    assert!(seconds > 40, "the link was slow");
+    assert_eq!((pair.dialed.len(), pair.state()), (1, BridgeState::Open));
+    assert_eq!(arrived(&mut pair.hub), [large]);
+}
+
+#[test]
+fn caps_are_kept() {
+    let capped = BridgeSettings { messages_per_second: 100, ..settings(&["main"]) };
+    let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "#")], capped);
+    let conn = pair.edge.connect();
+    publish(&mut pair.edge, conn, 1, 1_000);
+    pair.pass(5_000);
+    let acked = pair.status().acked;
+    assert!((450..=550).contains(&acked), "{acked}");
+}
+
+#[test]
+fn a_spent_budget_ends_the_connection_until_the_next_day_also_over_a_restart() {
+    let poor = BridgeSettings { bytes_per_day: 20_000, compress: false, ..settings(&["main"]) };
+    let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "#")], poor);
+    let conn = pair.edge.connect();
+    publish(&mut pair.edge, conn, 1, 2_000);
+    pair.pass(5_000);
+    assert_eq!(pair.state(), BridgeState::Spent);
+    let left = queued(&pair.edge);
+    assert!(left > 1_000);
+    pair.crash_edge();
+    pair.pass(60_000);
+    assert_eq!((pair.state(), queued(&pair.edge)), (BridgeState::Spent, left));
+    let day = 86_400_000;
+    let rest = day - pair.edge.now.wall.0 % day;
+    for _ in 0..=rest / 600_000 {
+        pair.edge.skip(600_000);
+        pair.hub.skip(600_000);
+        pair.pass(50);
+    }
+    pair.pass(61_000);
+    assert!(queued(&pair.edge) < left, "{:?}", pair.status());
 }

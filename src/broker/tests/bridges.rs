@@ -105,6 +105,44 @@ fn what_a_queue_let_go_before_it_was_forwarded_is_counted() {
 }
 
 #[test]
+fn a_bridge_on_which_nothing_is_acknowledged_is_not_healthy_though_it_is_open_and_nothing_is_under_way() {
+    let mut w = World::with(settings(vec![BridgeSettings { ack_ms_max: 10_000, ..bridge("hub", "") }]));
+    let c = w.connect();
+    let tell = |w: &mut World, last_ack_age_ms: u64| {
+        let status = BridgeStatus {
+            name: "hub".into(),
+            state: BridgeState::Open,
+            healthy: true,
+            open_ms: 1,
+            last_ack_age_ms,
+            last_error_age_ms: 1,
+            retry_ms: 3_000,
+            ..BridgeStatus::default()
+        };
+        w.event(Event::Bridge { status: Box::new(status), keep: None });
+    };
+    let healthy = |w: &mut World| bridges(w, c)[0].healthy;
+    tell(&mut w, 0);
+    w.publish(c, 1, "a", "x");
+    w.verdicts(c);
+    assert!(healthy(&mut w), "it has time");
+    w.pass(10_001);
+    assert!(!healthy(&mut w), "the upstream takes nothing");
+    tell(&mut w, 1);
+    assert!(healthy(&mut w), "a backlog drains");
+    w.pass(9_000);
+    assert!(healthy(&mut w));
+    w.pass(2_000);
+    let told = bridges(&mut w, c)[0].clone();
+    assert!(!told.healthy, "and stopped to");
+    // Ages go on while it tells nothing.
+    assert_eq!(
+        (told.open_ms, told.last_error_age_ms, told.last_ack_age_ms, told.retry_ms),
+        (11_001, 11_001, 11_001, 0)
+    );
+}
+
+#[test]
 fn pause_and_resume_are_asked_of_the_bridge_and_shown_at_once() {
     let mut w = World::with(settings(vec![bridge("hub", "")]));
     let c = w.connect();

@@ -2,11 +2,13 @@
 
 use super::world::{World, queue};
 use crate::config::{QueueSettings, Settings};
+use crate::model::limits::BATCH_EXPANDED_BYTES_MAX;
 use crate::model::{Channel, ConnId, Record, admin, is_compressed};
-use crate::seal::compress;
+use crate::seal::{BatchPacker, compress};
 use crate::wire::{
-    Code, Contract, Deliver, DeliverItems, FLAG_CONT, FrameType, History, Nack, Outcome, Publish, Request, Response,
-    Since, Subscribe, Unsubscribe,
+    Batch, Code, Contract, Deliver, DeliverItems, ENCODING_LZ4, ENCODING_LZ4_BATCH, EXTENSION_ENCODINGS, EXTENSION_LZ4,
+    Extension, FLAG_CONT, FrameType, History, Nack, Outcome, Publish, Request, Response, Since, Subscribe, Unsubscribe,
+    append_record,
 };
 
 const TEXT: &str = "all work and no play makes the box a dull box; ";
@@ -187,4 +189,119 @@ fn memory_for_slow_readers_is_counted_as_they_get_it() {
     }
     w.reads(slow, true);
     assert_eq!(came(&mut w, slow).len(), 2);
+}
+
+/// A batch of these records, compressed as a whole: its head, its block and what the head says the block becomes.
+fn packed(first: u64, records: &[Vec<u8>]) -> (Batch, Vec<u8>, u32) {
+    let (mut payload, mut block) = (Vec::new(), Vec::new());
+    records.iter().for_each(|record| append_record(&mut payload, record));
+    let len = BatchPacker::default().pack(&payload, &mut block).expect("it repeats");
+    (Batch { contract: Contract::Queue, first, count: records.len() as u32 }, block, len)
+}
+
+fn send_packed(w: &mut World, conn: ConnId, head: Batch, block: &[u8], len: &[u8]) {
+    w.send_extended::<Batch>(conn, 1, head, &[Extension { tag: EXTENSION_LZ4, value: len }], block);
+}
+
+fn varint(len: u32) -> Vec<u8> {
+    postcard::to_stdvec(&len).expect("a number")
+}
+
+#[test]
+fn a_welcome_says_that_batches_may_be_compressed() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let conn = w.connect_raw(true);
+    w.send(conn, 0, &super::world::HELLO, &[]);
+    let welcome = w.expect(conn);
+    let (_, rest) = postcard::take_from_bytes::<crate::wire::Welcome<'_>>(&welcome.head).expect("a head");
+    let (tag, value): (u32, &[u8]) = postcard::from_bytes(rest).expect("an extension");
+    assert_eq!((tag, value), (EXTENSION_ENCODINGS, &[ENCODING_LZ4, ENCODING_LZ4_BATCH][..]));
+}
+
+#[test]
+fn a_batch_that_is_compressed_as_a_whole_is_kept_as_the_records_it_holds() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let conn = w.connect();
+    let texts: Vec<String> = (0..50).map(|n| format!("{n} {TEXT}")).collect();
+    let plain: Vec<Vec<u8>> = texts.iter().map(|text| super::world::record("a", text, |_| {})).collect();
+    let (head, block, len) = packed(1, &plain);
+    assert!(block.len() * 4 < len as usize, "{} of {len}", block.len());
+    send_packed(&mut w, conn, head, &block, &varint(len));
+    assert_eq!(w.verdicts(conn).len(), 50);
+    let reader = w.connect();
+    w.consume(reader, 2, "main", "c");
+    w.credit(reader, 2, 100);
+    assert_eq!(w.texts(reader), texts);
+    // Records that are compressed themselves stay so within.
+    let within: Vec<Vec<u8>> = (0..9).map(|_| compressed("a", text().as_bytes(), |_| {})).collect();
+    let (head, block, len) = packed(51, &within);
+    send_packed(&mut w, conn, head, &block, &varint(len));
+    assert_eq!(w.verdicts(conn).len(), 9);
+    assert_eq!(w.texts(reader), vec![text(); 9]);
+}
+
+#[test]
+fn windows_and_rates_count_a_compressed_batch_as_what_it_becomes() {
+    let mut settings = Settings { queues: vec![queue("main", "#")], ..Settings::default() };
+    settings.limits.rates.bytes_per_second = 10_000;
+    let mut w = World::with(settings);
+    let conn = w.connect();
+    let plain: Vec<Vec<u8>> = (0..100).map(|_| super::world::record("a", &TEXT.repeat(10), |_| {})).collect();
+    let (head, block, len) = packed(1, &plain);
+    assert!(block.len() < 5_000 && len > 40_000, "{} {len}", block.len());
+    send_packed(&mut w, conn, head, &block, &varint(len));
+    let stored = w.verdicts(conn).iter().filter(|(_, v)| *v == Ok(Outcome::Stored)).count();
+    assert!((10..60).contains(&stored), "{stored} of 100 within ten thousand bytes a second");
+}
+
+#[test]
+fn a_compressed_batch_that_lies_ends_the_session_and_leaves_nothing() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let plain: Vec<Vec<u8>> = (0..20).map(|_| super::world::record("a", TEXT, |_| {})).collect();
+    let (head, block, len) = packed(1, &plain);
+    let bomb = {
+        let mut bomb = Vec::new();
+        BatchPacker::default().pack(&vec![0; BATCH_EXPANDED_BYTES_MAX], &mut bomb).expect("zeros");
+        bomb
+    };
+    let over = BATCH_EXPANDED_BYTES_MAX as u32 + 1;
+    let lies = [
+        (head, &block[..], varint(len - 1), Code::BadPayload),
+        (head, &block, varint(len + 1), Code::BadPayload),
+        (head, &block, varint(0), Code::BadPayload),
+        (head, &block, varint(u32::MAX), Code::BadPayload),
+        (head, &block[..block.len() - 1], varint(len), Code::BadPayload),
+        (head, &[], varint(len), Code::BadPayload),
+        (head, &bomb, varint(over), Code::BadPayload),
+        (head, &bomb, varint(over - 1), Code::BadPayload),
+        (Batch { count: 19, ..head }, &block, varint(len), Code::BadPayload),
+        (Batch { count: 21, ..head }, &block, varint(len), Code::BadPayload),
+        (Batch { count: 0, ..head }, &block, varint(len), Code::BadPayload),
+        (head, &block, vec![], Code::BadHead),
+        (head, &block, vec![0x80], Code::BadHead),
+        (head, &block, [varint(len), vec![0]].concat(), Code::BadHead),
+    ];
+    for (n, (head, block, len, code)) in lies.into_iter().enumerate() {
+        let conn = w.connect();
+        send_packed(&mut w, conn, head, block, &len);
+        assert_eq!(w.expect_error(conn), code, "{n}");
+        assert!(w.is_closed(conn));
+    }
+    // Nobody who has not said hello makes the broker expand anything.
+    let stranger = w.connect_raw(true);
+    send_packed(&mut w, stranger, head, &block, &varint(len));
+    assert_eq!(w.expect_error(stranger), Code::HelloExpected);
+    assert_eq!(w.held_by("", "main"), Vec::<String>::new());
+}
+
+#[test]
+fn where_batches_are_expanded_is_given_back_when_none_come() {
+    let mut w = World::new(vec![queue("main", "#")]);
+    let conn = w.connect();
+    let plain: Vec<Vec<u8>> = (0..20).map(|_| super::world::record("a", TEXT, |_| {})).collect();
+    let (head, block, len) = packed(1, &plain);
+    send_packed(&mut w, conn, head, &block, &varint(len));
+    assert!(w.broker.unpacked_bytes() >= len as usize);
+    w.pass(5_000);
+    assert_eq!(w.broker.unpacked_bytes(), 0);
 }

@@ -2,8 +2,8 @@
 
 use super::world::{World, queue};
 use crate::config::{Keep, Overflow, QueueSettings, Storage};
-use crate::model::{Priority, Record};
-use crate::wire::{Code, Contract, FrameType, Nack, Pause, Resume, Unsubscribe, item_flag};
+use crate::model::{Priority, Record, tag};
+use crate::wire::{Code, Contract, Deliver, DeliverItems, FrameType, Nack, Pause, Resume, Unsubscribe, item_flag};
 
 fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
@@ -433,4 +433,46 @@ fn alarms_reach_a_consumer_before_the_bulk_that_waits() {
     w.pass(10);
     w.credit(r, 1, 2);
     assert_eq!(w.texts(r), ["0", "1", "alarm", "2"]);
+}
+
+/// What the dead letters delivered on this stream say of why they died.
+fn reasons(w: &mut World, conn: crate::model::ConnId) -> Vec<String> {
+    let of_record = |bytes: &[u8]| {
+        let record = Record::decode(bytes).expect("a record");
+        let reason = record.properties.iter().find(|p| p.tag == tag::DEAD_REASON).expect("it says why");
+        String::from_utf8(reason.value.to_vec()).expect("text")
+    };
+    let mut all = Vec::new();
+    for seen in w.frames(conn) {
+        let head = seen.get::<Deliver>();
+        let items = DeliverItems::parse(&seen.payload, head.count, head.total).expect("well-formed");
+        all.extend(items.map(|item| of_record(item.record)));
+    }
+    all
+}
+
+#[test]
+fn a_dead_letter_says_the_reason_it_was_given_up_for_cut_to_its_bound() {
+    let mut w = World::new(vec![QueueSettings { attempts_max: 2, backoff_ms: 10, ..queue("main", "#") }]);
+    let p = w.connect();
+    let r = w.connect();
+    w.consume(r, 1, "main", "r");
+    w.publish_batch(p, 1, "a", &numbers(0..4));
+    w.credit(r, 1, 100);
+    let long = "ß".repeat(300);
+    let tags: Vec<u64> = w.messages(r).iter().map(|m| m.tag).collect();
+    for (reason, tag) in ["message-too-large: the upstream takes 4 KiB", "", &long].into_iter().zip(&tags) {
+        w.send(r, 1, &Nack { first: *tag, count: 1, delay_ms: 0, give_up: true, reason }, &[]);
+    }
+    // What is tried again and fails for good was not given up: nobody decided for that reason.
+    w.send(r, 1, &Nack { first: tags[3], count: 1, delay_ms: 0, give_up: false, reason: "not yet" }, &[]);
+    w.pass(1_000);
+    let again = w.messages(r)[0].tag;
+    w.send(r, 1, &Nack { first: again, count: 1, delay_ms: 0, give_up: false, reason: "never" }, &[]);
+    w.pass(1_000);
+    let u = w.connect();
+    w.consume(u, 2, "$dead/main", "undertaker");
+    w.credit(u, 2, 10);
+    let plain = "its attempts were exhausted or it was given up";
+    assert_eq!(reasons(&mut w, u), ["message-too-large: the upstream takes 4 KiB", plain, &long[..512], plain]);
 }

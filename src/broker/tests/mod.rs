@@ -3,10 +3,12 @@
 mod attacks;
 mod bridged;
 mod bridges;
+mod brought;
 mod clocks;
 mod compressed;
 mod consuming;
 mod crash;
+mod echoes;
 mod limits;
 mod live;
 mod login;
@@ -21,4 +23,5 @@ mod signatures;
 mod simulated;
 mod storage;
 mod tenants;
+mod upstream;
 mod world;

@@ -7,10 +7,10 @@ use crate::model::{ConnId, Priority, Record, Wall};
 use crate::queue::Losses;
 use crate::wire::{Code, Contract, FrameType, Nack, Outcome};
 
-const MINUTE: u64 = 60_000;
+pub(super) const MINUTE: u64 = 60_000;
 const DAY: u64 = 24 * 60 * MINUTE;
 
-fn rule(channels: &str, change: impl FnOnce(&mut OutageSettings)) -> OutageSettings {
+pub(super) fn rule(channels: &str, change: impl FnOnce(&mut OutageSettings)) -> OutageSettings {
     let mut rule = OutageSettings {
         queue: "main".into(),
         tenant: String::new(),
@@ -26,7 +26,7 @@ fn rule(channels: &str, change: impl FnOnce(&mut OutageSettings)) -> OutageSetti
     rule
 }
 
-fn settings(change: impl FnOnce(&mut QueueSettings), outage: Vec<OutageSettings>) -> Settings {
+pub(super) fn settings(change: impl FnOnce(&mut QueueSettings), outage: Vec<OutageSettings>) -> Settings {
     let mut main = QueueSettings { keep: Keep::Work, ..queue("main", "#") };
     change(&mut main);
     let hub = BridgeSettings { up: vec!["main".into()], ..BridgeSettings::new("hub") };
@@ -35,15 +35,20 @@ fn settings(change: impl FnOnce(&mut QueueSettings), outage: Vec<OutageSettings>
 
 impl World {
     /// The local session of the bridge `hub`.
-    fn bridge(&mut self) -> ConnId {
-        let conn = self.connect_from(Peer::Bridge { name: "hub".into(), tenant: "".into() });
+    pub(super) fn local_hub(&mut self) -> ConnId {
+        self.local_bridge("hub")
+    }
+
+    /// The local session of a bridge.
+    pub(super) fn local_bridge(&mut self, name: &str) -> ConnId {
+        let conn = self.connect_from(Peer::Bridge { name: name.into(), tenant: "".into() });
         self.send(conn, 0, &HELLO, &[]);
         assert_eq!(self.expect(conn).kind, FrameType::Welcome);
         conn
     }
 
     /// It forwards the queue `main`, so many messages at a time.
-    fn forward(&mut self, conn: ConnId, window: u32) {
+    pub(super) fn take_up(&mut self, conn: ConnId, window: u32) {
         self.consume_with(conn, 1, "main", "bridge:hub", &[], |h| (h.window, h.attempts_max) = (window, u32::MAX));
         assert_eq!(self.frames(conn).first().map(|f| f.kind), Some(FrameType::Ok));
     }
@@ -94,8 +99,8 @@ fn the_last_of_each_channel_is_forwarded_and_the_rest_is_passed_over_settled_and
     p.all(&mut w, "order", &["o1", "o2", "o3"]);
     w.pass(MINUTE);
     p.all(&mut w, "t/a", &["a5"]);
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), ["a4", "b1", "o1", "o2", "o3", "a5"]);
     assert_eq!(w.losses(), losses(0, 3, 0));
@@ -117,8 +122,8 @@ fn which_are_the_last_of_a_channel_is_known_after_a_restart_with_history_and_wit
         p.put(&mut w, 9, "alarm", "fire");
         w.pass(MINUTE);
         w.restart();
-        let b = w.bridge();
-        w.forward(b, 100);
+        let b = w.local_hub();
+        w.take_up(b, 100);
         w.credit(b, 1, 100);
         let seen = w.texts(b);
         let short: Vec<&str> = seen.iter().map(|t| t.split(' ').next().expect("a word")).collect();
@@ -134,15 +139,15 @@ fn what_came_back_is_superseded_too_but_never_thinned() {
     let mut p = Line::of(&mut w);
     p.all(&mut w, "t/a", &["a1"]);
     p.all(&mut w, "n/a", &["n1", "n2", "n3"]);
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), ["a1", "n1", "n3"]);
     w.disconnect(b);
     p.all(&mut w, "t/a", &["a2"]);
     w.pass(MINUTE);
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), ["n1", "n3", "a2"]);
     assert_eq!(w.losses(), losses(0, 1, 1));
@@ -160,8 +165,8 @@ fn thinning_keeps_one_in_n_and_one_a_period_of_each_channel_and_only_of_what_wai
     }
     w.pass(MINUTE);
     p.all(&mut w, "n/a", &["n7", "n8"]);
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), ["n0", "p0", "n3", "p3", "n6", "p6", "n7", "n8"]);
     assert_eq!(w.losses(), losses(0, 0, 8));
@@ -174,8 +179,8 @@ fn a_plain_consumer_of_the_same_queue_is_given_everything() {
     let mut p = Line::of(&mut w);
     p.all(&mut w, "a", &["1", "2", "3"]);
     w.pass(2_000);
-    let (b, c) = (w.bridge(), w.connect());
-    w.forward(b, 100);
+    let (b, c) = (w.local_hub(), w.connect());
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     w.consume(c, 1, "main", "local");
     w.credit(c, 1, 100);
@@ -208,15 +213,15 @@ fn nothing_expires_early_though_the_clock_goes_from_1970_to_today_and_back_a_yea
         w.pass(MINUTE);
         w.now.wall = clock.at(w.now.mono, year_ago.plus_ms(minute * MINUTE));
     }
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), ["of 1970", "first", "of today"]);
     assert_eq!(w.losses(), losses(0, 0, 1), "minutes passed between the two, no years");
     w.disconnect(b);
     w.pass(6 * MINUTE);
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), ["first", "of today"], "of 1970 is over 40 minutes old now");
     assert_eq!(w.losses(), losses(1, 0, 1));
@@ -233,8 +238,8 @@ fn a_class_has_its_lane_unless_the_publisher_asked_for_a_higher_one_and_full_giv
     p.put(&mut w, 0, "t", "t2");
     p.put(&mut w, 3, "alarm/a", "a3");
     p.put(&mut w, 0, "alarm/a", "a4");
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     let seen: Vec<(String, u8)> = w.messages(b).into_iter().map(|m| (m.text, m.lane)).collect();
     let expected = [("a2", 9), ("a1", 7), ("a3", 7), ("a4", 7)].map(|(t, l)| (t.to_owned(), l));
@@ -254,8 +259,8 @@ fn alarms_pass_bulk_at_once_and_bulk_is_not_starved() {
         p.put(&mut w, 0, "bulk", &format!("b{n:02}"));
         p.put(&mut w, 9, "alarm", &format!("a{n:02}"));
     }
-    let b = w.bridge();
-    w.forward(b, 10);
+    let b = w.local_hub();
+    w.take_up(b, 10);
     let mut seen = Vec::new();
     // One at a time, as over a thin link.
     for n in 0..40 {
@@ -275,15 +280,15 @@ fn alarms_pass_what_a_lost_session_had_and_each_lane_stays_in_order() {
     for n in 0..6 {
         p.put(&mut w, 0, "bulk", &format!("b{n}"));
     }
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 4);
     assert_eq!(w.texts(b), ["b0", "b1", "b2", "b3"]);
     w.ack(b, 1, 2, 1);
     w.disconnect(b);
     p.put(&mut w, 9, "alarm", "fire");
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), ["fire", "b0", "b2", "b3", "b4", "b5"]);
 }
@@ -293,8 +298,8 @@ fn nothing_of_a_lane_passes_a_message_that_waits_to_be_tried_again() {
     let mut w = World::with(settings(|_| {}, vec![]));
     let mut p = Line::of(&mut w);
     p.all(&mut w, "bulk", &["b0", "b1", "b2"]);
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 2);
     assert_eq!(w.texts(b), ["b0", "b1"]);
     let nack = Nack { first: 1, count: 2, delay_ms: 5_000, give_up: false, reason: "later" };
@@ -315,8 +320,8 @@ fn bulk_that_is_held_up_leaves_alarms_a_part_of_the_window() {
     for n in 0..40 {
         p.put(&mut w, 0, "bulk", &format!("b{n}"));
     }
-    let b = w.bridge();
-    w.forward(b, 32);
+    let b = w.local_hub();
+    w.take_up(b, 32);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b).len(), 30, "an alarm and what bulk may have of the window");
     p.put(&mut w, 9, "alarm", "a1");
@@ -331,8 +336,8 @@ fn what_a_full_queue_dropped_from_under_a_bridge_is_settled_by_its_answer_or_whe
     let mut w = World::with(settings(change, vec![]));
     let mut p = Line::of(&mut w);
     p.all(&mut w, "t", &["1", "2", "3", "4"]);
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 3);
     assert_eq!(w.texts(b), ["1", "2", "3"]);
     // Both 1 and 2 leave while they are under way, 4 goes on.
@@ -341,8 +346,8 @@ fn what_a_full_queue_dropped_from_under_a_bridge_is_settled_by_its_answer_or_whe
     w.credit(b, 1, 1);
     assert_eq!(w.texts(b), ["4"]);
     w.disconnect(b);
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), ["3", "4", "5", "6"], "2 is gone, and nothing waits for it");
     w.ack(b, 1, 1, 4);
@@ -358,8 +363,8 @@ fn rules_may_change_while_messages_wait() {
     w.pass(MINUTE);
     let with = settings(|_| {}, vec![rule("t/#", |r| r.keep_last = 1)]);
     w.reload(with);
-    let b = w.bridge();
-    w.forward(b, 100);
+    let b = w.local_hub();
+    w.take_up(b, 100);
     w.credit(b, 1, 100);
     assert_eq!(w.texts(b), ["3"]);
     w.event(Event::Timeout);
@@ -371,7 +376,7 @@ fn rates_of_principals_and_tenants_do_not_hold_up_a_bridge() {
     let mut s = settings(|_| {}, vec![]);
     s.limits.rates.messages_per_second = 1;
     let mut w = World::with(s);
-    let b = w.bridge();
+    let b = w.local_hub();
     for n in 1..=10 {
         w.publish_with(b, n, Contract::Queue, |_| {}, "down", "x");
     }

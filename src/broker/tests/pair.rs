@@ -156,6 +156,11 @@ impl Pair {
         moved
     }
 
+    /// Carries once.
+    pub(super) fn carry(&mut self) {
+        self.step();
+    }
+
     fn act(&mut self, action: Action) {
         let now = self.edge.now;
         match action {

@@ -56,12 +56,12 @@ impl World {
     }
 
     /// A bridge of somebody who has no tenant.
-    fn bridge(&mut self) -> (ConnId, Vec<SourcePosition>) {
+    fn gate(&mut self) -> (ConnId, Vec<SourcePosition>) {
         self.bridge_of("", "gate", "edge", "up")
     }
 
     /// Publishes what stands at these sequences of lane 0 of epoch 7, on stream 1.
-    fn forward(&mut self, conn: ConnId, first: u64, seqs: &[u64]) {
+    fn sends(&mut self, conn: ConnId, first: u64, seqs: &[u64]) {
         self.forward_from(conn, 1, first, (7, 0, 0), seqs, "a");
     }
 
@@ -152,20 +152,20 @@ fn main_queue() -> Vec<QueueSettings> {
 #[test]
 fn what_a_bridge_sends_again_is_a_duplicate_by_its_place_whatever_its_id() {
     let mut w = named(main_queue());
-    let (b, told) = w.bridge();
+    let (b, told) = w.gate();
     assert_eq!(told, []);
-    w.forward(b, 1, &[1, 2, 5]);
+    w.sends(b, 1, &[1, 2, 5]);
     assert_eq!(w.verdicts(b), verdicts(1, &[STORED; 3]));
     w.disconnect(b);
-    let (b, told) = w.bridge();
+    let (b, told) = w.gate();
     assert_eq!(told, [at(5)]);
-    w.forward(b, 1, &[2, 5, 6]);
+    w.sends(b, 1, &[2, 5, 6]);
     w.pass(3);
     assert_eq!(w.verdicts(b), verdicts(1, &[DUPLICATE, DUPLICATE, STORED]));
     w.restart();
-    let (b, told) = w.bridge();
+    let (b, told) = w.gate();
     assert_eq!(told, [at(6)]);
-    w.forward(b, 1, &[1, 2, 5, 6, 9]);
+    w.sends(b, 1, &[1, 2, 5, 6, 9]);
     w.pass(3);
     assert_eq!(w.verdicts(b), verdicts(1, &[DUPLICATE, DUPLICATE, DUPLICATE, DUPLICATE, STORED]));
     assert_eq!(w.held_by("", "main"), ["1", "2", "5", "6", "9"]);
@@ -175,13 +175,13 @@ fn what_a_bridge_sends_again_is_a_duplicate_by_its_place_whatever_its_id() {
 #[test]
 fn lanes_and_epochs_have_positions_of_their_own_the_last_used_is_told_first() {
     let mut w = named(main_queue());
-    let (b, _) = w.bridge();
+    let (b, _) = w.gate();
     for (n, (epoch, lane)) in [(7, 0), (7, 9), (8, 0)].into_iter().enumerate() {
         w.forward_from(b, 1 + n as u32, 1, (epoch, lane, 0), &[4], "a");
         w.pass(1);
     }
     assert_eq!(w.verdicts(b).len(), 3);
-    let (_, told) = w.bridge();
+    let (_, told) = w.gate();
     let all: Vec<_> = told.iter().map(|p| (p.epoch, p.lane, p.last)).collect();
     assert_eq!(all, [(8, 0, 4), (7, 9, 4), (7, 0, 4)]);
 }
@@ -189,24 +189,24 @@ fn lanes_and_epochs_have_positions_of_their_own_the_last_used_is_told_first() {
 #[test]
 fn a_welcome_tells_only_what_is_durable_and_a_duplicate_waits_for_the_commit_that_holds_it() {
     let mut w = named(main_queue());
-    let (b, _) = w.bridge();
-    w.forward(b, 1, &[1]);
+    let (b, _) = w.gate();
+    w.sends(b, 1, &[1]);
     assert_eq!(w.verdicts(b), verdicts(1, &[STORED]));
     w.hold_commits = true;
-    w.forward(b, 2, &[2]);
+    w.sends(b, 2, &[2]);
     // One commit is under way, the next gathers.
-    w.forward(b, 3, &[3]);
+    w.sends(b, 3, &[3]);
     w.disconnect(b);
-    let (b, told) = w.bridge();
+    let (b, told) = w.gate();
     assert_eq!(told, [at(1)]);
-    w.forward(b, 1, &[1, 2, 3]);
+    w.sends(b, 1, &[1, 2, 3]);
     assert_eq!(w.verdicts(b), []);
     w.release_commit();
     let (c, told) = w.bridge_of("", "gate", "edge", "up");
     assert_eq!(told, [at(2)], "and the newer session is the one that goes on");
     w.release_commit();
     w.hold_commits = false;
-    w.forward(c, 1, &[1, 2, 3, 4]);
+    w.sends(c, 1, &[1, 2, 3, 4]);
     assert_eq!(w.verdicts(c), verdicts(1, &[DUPLICATE, DUPLICATE, DUPLICATE, STORED]));
     assert_eq!(w.held_by("", "main"), ["1", "2", "3", "4"]);
 }
@@ -214,21 +214,21 @@ fn a_welcome_tells_only_what_is_durable_and_a_duplicate_waits_for_the_commit_tha
 #[test]
 fn what_was_refused_for_good_is_refused_again_until_the_edge_has_settled_it() {
     let mut w = named(main_queue());
-    let (b, _) = w.bridge();
-    w.forward(b, 1, &[1]);
+    let (b, _) = w.gate();
+    w.sends(b, 1, &[1]);
     w.forward_from(b, 1, 2, (7, 0, 1), &[2, 3], "$sys/x");
-    w.forward(b, 4, &[4]);
+    w.sends(b, 4, &[4]);
     let refused = Err(Code::Forbidden);
     assert_eq!(w.verdicts(b), verdicts(1, &[STORED, refused, refused, STORED]));
     w.restart();
-    let (b, told) = w.bridge();
+    let (b, told) = w.gate();
     let code = Code::Forbidden as u16;
     assert_eq!(told, [SourcePosition { refused: vec![(2, code), (3, code)], ..at(4) }]);
-    w.forward(b, 1, &[1, 2, 3, 4]);
+    w.sends(b, 1, &[1, 2, 3, 4]);
     assert_eq!(w.verdicts(b), verdicts(1, &[DUPLICATE, refused, refused, DUPLICATE]));
     w.forward_from(b, 1, 5, (7, 0, 3), &[5], "a");
     assert_eq!(w.verdicts(b), verdicts(5, &[STORED]));
-    let (_, told) = w.bridge();
+    let (_, told) = w.gate();
     assert_eq!(told, [SourcePosition { refused: vec![(3, code)], ..at(5) }]);
     assert_eq!(w.held_by("", "main"), ["1", "4", "5"]);
 }
@@ -236,14 +236,14 @@ fn what_was_refused_for_good_is_refused_again_until_the_edge_has_settled_it() {
 #[test]
 fn a_refusal_that_can_be_tried_again_moves_nothing_nor_does_what_comes_behind_it() {
     let mut w = named(vec![QueueSettings { messages_max: 2, overflow: Overflow::Reject, ..queue("main", "#") }]);
-    let (b, _) = w.bridge();
-    w.forward(b, 1, &[1, 2, 3, 4]);
+    let (b, _) = w.gate();
+    w.sends(b, 1, &[1, 2, 3, 4]);
     let nacks = [STORED, STORED, Err(Code::QueueFull), Err(Code::Fenced)];
     assert_eq!(w.verdicts(b), verdicts(1, &nacks));
     // Another lane's stream is not held up by it, and its refusal for good does not move this one.
     w.forward_from(b, 2, 1, (7, 9, 0), &[1], "$sys/x");
     assert_eq!(w.verdicts(b), verdicts(1, &[Err(Code::Forbidden)]));
-    w.forward(b, 4, &[4]);
+    w.sends(b, 4, &[4]);
     assert_eq!(w.verdicts(b), verdicts(4, &[Err(Code::Fenced)]));
     let c = w.connect();
     w.consume(c, 9, "main", "takes");
@@ -252,16 +252,16 @@ fn a_refusal_that_can_be_tried_again_moves_nothing_nor_does_what_comes_behind_it
     w.ack(c, 9, 1, 1);
     w.pass(100);
     w.disconnect(b);
-    let (b, told) = w.bridge();
+    let (b, told) = w.gate();
     assert!(told.contains(&at(2)), "{told:?}");
-    w.forward(b, 1, &[3, 4]);
+    w.sends(b, 1, &[3, 4]);
     assert_eq!(w.verdicts(b), verdicts(1, &[STORED, Err(Code::QueueFull)]));
 }
 
 #[test]
 fn a_source_remembers_so_many_refusals_and_then_takes_no_more_until_they_are_settled() {
     let mut w = named(main_queue());
-    let (b, _) = w.bridge();
+    let (b, _) = w.gate();
     let seqs: Vec<u64> = (1..=REFUSED_MAX as u64 + 2).collect();
     w.forward_from(b, 1, 1, (7, 0, 1), &seqs, "$sys/x");
     let mut all = w.verdicts(b);
@@ -277,20 +277,20 @@ fn a_source_remembers_so_many_refusals_and_then_takes_no_more_until_they_are_set
 fn nobody_elses_credentials_edge_bridge_or_tenant_touches_a_position() {
     let tenants = vec![TenantSettings { name: "red".into(), ..TenantSettings::default() }];
     let mut w = World::with(Settings { queues: main_queue(), tenants, ..Settings::default() });
-    let (b, _) = w.bridge();
-    w.forward(b, 1, &[1_000]);
+    let (b, _) = w.gate();
+    w.sends(b, 1, &[1_000]);
     let others = [("", "thief", "edge", "up"), ("", "gate", "other", "up"), ("", "gate", "edge", "down")];
     for (tenant, principal, edge, bridge) in others.into_iter().chain([("red", "gate", "edge", "up")]) {
         let (other, told) = w.bridge_of(tenant, principal, edge, bridge);
         assert_eq!(told, [], "{principal} {edge} {bridge}");
-        w.forward(other, 1, &[5, 2_000]);
+        w.sends(other, 1, &[5, 2_000]);
         assert_eq!(w.verdicts(other), verdicts(1, &[STORED; 2]));
     }
-    w.forward(b, 2, &[1_000, 1_001]);
+    w.sends(b, 2, &[1_000, 1_001]);
     assert_eq!(w.verdicts(b), verdicts(1, &[STORED, DUPLICATE, STORED]));
     assert_eq!((w.source_rows(), w.held_by("red", "main").len()), (5, 2));
     w.restart();
-    assert_eq!(w.bridge().1, [at(1_001)]);
+    assert_eq!(w.gate().1, [at(1_001)]);
     assert_eq!(w.bridge_of("red", "gate", "edge", "up").1, [at(2_000)]);
 }
 
@@ -301,7 +301,7 @@ fn a_name_that_looks_like_a_bridge_of_this_process_is_none() {
     let own = w.connect_from(peer.clone());
     w.hello_bridge(own, &postcard::to_stdvec(&BridgeHello { edge: "hub", bridge: "up" }).expect("encodes"));
     assert_eq!(told(&w.expect(own)), Some(vec![]));
-    w.forward(own, 1, &[9]);
+    w.sends(own, 1, &[9]);
     assert_eq!(w.verdicts(own), verdicts(1, &[STORED]));
     let (_, theirs) = w.bridge_of("", "bridge:up", "hub", "up");
     assert_eq!(theirs, []);
@@ -315,20 +315,20 @@ fn a_name_that_looks_like_a_bridge_of_this_process_is_none() {
 #[test]
 fn a_newer_session_of_a_bridge_ends_the_older_one_and_no_other() {
     let mut w = named(main_queue());
-    let (old, _) = w.bridge();
+    let (old, _) = w.gate();
     let (other, _) = w.bridge_of("", "gate", "edge", "second");
     let (thief, _) = w.bridge_of("", "thief", "edge", "up");
     assert_eq!(w.broker.counters().bridge_takeovers, 0);
-    let (new, _) = w.bridge();
+    let (new, _) = w.gate();
     assert_eq!(w.expect_error(old), Code::Conflict);
     assert!(w.is_closed(old) && !w.is_closed(other) && !w.is_closed(thief) && !w.is_closed(new));
     let counters = w.broker.counters();
     assert_eq!((counters.bridge_takeovers, counters.closed.get(&Code::Conflict)), (1, Some(&1)));
     // The older one's end does not make the newer one's place free: a third finds it.
-    let (third, _) = w.bridge();
+    let (third, _) = w.gate();
     assert_eq!(w.expect_error(new), Code::Conflict);
     w.disconnect(third);
-    let (_, _) = w.bridge();
+    let (_, _) = w.gate();
     assert_eq!(w.broker.counters().bridge_takeovers, 2, "nobody was there any more");
 }
 
@@ -354,7 +354,7 @@ fn what_is_malformed_or_not_said_by_a_bridge_ends_the_session_with_its_code() {
         assert!(w.is_closed(c));
     }
     let c = w.connect();
-    w.forward(c, 1, &[1]);
+    w.sends(c, 1, &[1]);
     assert_eq!(w.expect_error(c), Code::UnexpectedFrame);
     let good = Source { epoch: 7, lane: 0, floor: 0, first: 1, runs: &[] };
     let encoded = |source: Source<'_>| postcard::to_stdvec(&source).expect("encodes");
@@ -370,7 +370,7 @@ fn what_is_malformed_or_not_said_by_a_bridge_ends_the_session_with_its_code() {
         encoded(Source { runs: &[1, 1], ..good }),
     ];
     for value in sources {
-        let (b, _) = w.bridge();
+        let (b, _) = w.gate();
         let bytes = record("a", "x", |_| {});
         let head = Publish { contract: Contract::Queue, number: 1, total: bytes.len() as u32 };
         w.send_extended::<Publish>(b, 1, head, &[Extension { tag: EXTENSION_SOURCE, value: &value }], &bytes);
@@ -382,7 +382,7 @@ fn what_is_malformed_or_not_said_by_a_bridge_ends_the_session_with_its_code() {
 #[test]
 fn a_chunked_publish_says_where_it_is_from_in_its_first_chunk() {
     let mut w = World::new(main_queue());
-    let (b, _) = w.bridge();
+    let (b, _) = w.gate();
     let bytes = record("a", &"x".repeat(40_000), |_| {});
     let source = Source { epoch: 7, lane: 0, floor: 0, first: 3, runs: &[] };
     let value = postcard::to_stdvec(&source).expect("encodes");
@@ -405,7 +405,7 @@ fn a_chunked_publish_says_where_it_is_from_in_its_first_chunk() {
 fn what_no_disk_takes_moves_the_position_and_forces_no_commit() {
     let memory = QueueSettings { storage: Storage::Memory, ..queue("quick", "m") };
     let mut w = named(vec![queue("main", "a"), memory]);
-    let (b, _) = w.bridge();
+    let (b, _) = w.gate();
     w.pass(5_000);
     let commits = w.commits;
     w.forward_from(b, 1, 1, (7, 0, 0), &[1, 2], "m");
@@ -420,36 +420,36 @@ fn what_no_disk_takes_moves_the_position_and_forces_no_commit() {
     w.publish(c, 1, "a", "else");
     assert_eq!((w.commits, w.source_rows()), (commits + 1, 1));
     w.restart();
-    assert_eq!(w.bridge().1, [at(3)]);
+    assert_eq!(w.gate().1, [at(3)]);
 }
 
 #[test]
 fn a_failed_store_takes_positions_back_to_what_is_durable() {
     let memory = QueueSettings { storage: Storage::Memory, ..queue("quick", "m") };
     let mut w = named(vec![queue("main", "a"), memory]);
-    let (b, _) = w.bridge();
-    w.forward(b, 1, &[1]);
+    let (b, _) = w.gate();
+    w.sends(b, 1, &[1]);
     w.forward_from(b, 2, 1, (9, 0, 0), &[50], "m");
     assert_eq!(w.verdicts(b).len(), 2);
     w.hold_commits = true;
-    w.forward(b, 2, &[2, 3]);
+    w.sends(b, 2, &[2, 3]);
     w.fail_store(StoreError::Io("the cable".into()));
     let failed = Err(Code::StorageFailed);
     assert_eq!(w.verdicts(b), verdicts(2, &[failed; 2]));
     // While it is failed nobody is told that what was lost is there.
-    w.forward(b, 2, &[2, 3]);
+    w.sends(b, 2, &[2, 3]);
     assert_eq!(w.verdicts(b), verdicts(2, &[failed, Err(Code::Fenced)]));
     w.forward_from(b, 2, 2, (9, 0, 0), &[51], "m");
     assert_eq!(w.verdicts(b), verdicts(2, &[STORED]));
     w.hold_commits = false;
     w.reopen_store();
-    w.forward(b, 2, &[1, 2, 3]);
+    w.sends(b, 2, &[1, 2, 3]);
     assert_eq!(w.verdicts(b), verdicts(2, &[DUPLICATE, STORED, STORED]));
     w.forward_from(b, 2, 3, (9, 0, 0), &[50, 51], "m");
     assert_eq!(w.verdicts(b), verdicts(3, &[DUPLICATE; 2]), "memory did not fail");
     assert_eq!(w.held_by("", "main"), ["1", "2", "3"]);
     assert_eq!(w.held_by("", "quick"), ["50", "51"]);
-    let (_, told) = w.bridge();
+    let (_, told) = w.gate();
     assert_eq!(w.expect_error(b), Code::Conflict, "the session is known as the bridge's over it");
     assert!(told.contains(&at(3)), "{told:?}");
 }
@@ -458,9 +458,9 @@ fn a_failed_store_takes_positions_back_to_what_is_durable() {
 fn a_principal_has_so_many_sources_and_loses_its_own_longest_unused_with_its_row() {
     let mut w = named(main_queue());
     let (other, _) = w.bridge_of("", "other", "edge", "up");
-    w.forward(other, 1, &[1]);
+    w.sends(other, 1, &[1]);
     assert_eq!(w.verdicts(other), verdicts(1, &[STORED]));
-    let (b, _) = w.bridge();
+    let (b, _) = w.gate();
     for epoch in 1..=SOURCES_OF_ONE_MAX as u64 {
         w.forward_from(b, 1, epoch, (epoch, 0, 0), &[1], "a");
         w.pass(1);
@@ -473,7 +473,7 @@ fn a_principal_has_so_many_sources_and_loses_its_own_longest_unused_with_its_row
     w.pass(1_000);
     assert_eq!((w.source_rows(), w.broker.counters().sources_evicted), (SOURCES_OF_ONE_MAX + 1, 1));
     w.forward_from(b, 1, next + 2, (1, 0, 0), &[1], "a");
-    w.forward(other, 2, &[1]);
+    w.sends(other, 2, &[1]);
     assert_eq!(w.verdicts(other), verdicts(2, &[DUPLICATE]), "another's stayed");
     assert_eq!(w.verdicts(b), verdicts(next + 1, &[STORED, DUPLICATE]));
     w.forward_from(b, 1, next + 3, (2, 0, 0), &[1], "a");
@@ -488,14 +488,14 @@ fn an_id_that_was_seen_moves_the_position_and_an_ordinary_publish_writes_none() 
     let c = w.connect();
     w.publish_with(c, 1, Contract::Queue, |r| r.id = id(3), "a", "first");
     assert_eq!((w.verdicts(c), w.source_rows()), (verdicts(1, &[STORED]), 0));
-    let (b, _) = w.bridge();
+    let (b, _) = w.gate();
     let bytes = record("a", "again", |r| r.id = id(3));
     let source = Source { epoch: 7, lane: 0, floor: 0, first: 4, runs: &[] };
     let value = postcard::to_stdvec(&source).expect("encodes");
     let head = Publish { contract: Contract::Queue, number: 1, total: bytes.len() as u32 };
     w.send_extended::<Publish>(b, 1, head, &[Extension { tag: EXTENSION_SOURCE, value: &value }], &bytes);
     assert_eq!(w.verdicts(b), verdicts(1, &[DUPLICATE]));
-    let (_, told) = w.bridge();
+    let (_, told) = w.gate();
     assert_eq!(told, [at(4)]);
     assert_eq!(w.held_by("", "main"), ["first"]);
 }

@@ -181,7 +181,7 @@ fn permanent_mistakes_are_refused_one_by_one() {
     w.publish(c, 9, "a", "fine");
     let expected = [
         (7, Err(Code::Forbidden)),
-        (8, Err(Code::NotSupported)),
+        (8, Err(Code::NoUpstream)),
         (11, Err(Code::BadPublishNumber)),
         (9, Ok(Outcome::Stored)),
     ];

@@ -178,6 +178,11 @@ impl World {
         self.settle();
     }
 
+    /// Time passes that nobody looks at.
+    pub(super) fn skip(&mut self, ms: u64) {
+        self.go_to(self.now.mono.plus_ms(ms));
+    }
+
     fn go_to(&mut self, mono: Mono) {
         let ms = mono.ms_since(self.now.mono);
         self.now = Now { mono, wall: self.now.wall.plus_ms(ms) };

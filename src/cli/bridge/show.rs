@@ -139,7 +139,7 @@ fn bytes(b: &BridgeStatus) -> String {
 
 /// What helps, by the reason of the last error.
 fn advice(error: &str, name: &str) -> String {
-    let test = format!("`tidegate bridge test {name}` shows where it fails");
+    let test = format!("`tidegate bridge test {name} --config FILE` shows where it fails");
     match error {
         "dns" => format!("check the name in `urls` and this box's name server; {test}"),
         "refused" => {
@@ -224,7 +224,7 @@ mod tests {
             "hub: waiting, NOT HEALTHY, tls://hub.example:8434, next try in 4.0s\n",
             "  last error  refused, 12.0s ago: nobody listens at 10.0.0.9:8434\n",
             "  what to do  the machine is there, but nobody listens at this port",
-            "`tidegate bridge test hub`",
+            "`tidegate bridge test hub --config FILE`",
             "  dropped     loop 2, message-too-large 1\n",
             "`tidegate queue dead QUEUE`",
         ] {

@@ -12,6 +12,9 @@ use std::rc::Rc;
 
 /// A connection that is ended has this long for its last bytes, in milliseconds.
 const LAST_BYTES_MS: u64 = 1_000;
+/// A stop of the process waits so long for it, in milliseconds: less than the loop then has, so that an upstream that is silent is
+/// nothing to complain about.
+const STOP_MS: u64 = 500;
 
 /// A stream and what is left to send.
 pub(super) struct Farewell<M: Machine> {
@@ -48,13 +51,14 @@ impl<M: Machine> Farewell<M> {
             io::Result::Ok(())
         };
         let late = async {
-            Timer::after_ms(LAST_BYTES_MS).await;
+            Timer::after_ms(STOP_MS).await;
+            drop(busy);
+            Timer::after_ms(LAST_BYTES_MS - STOP_MS).await;
             Ok(())
         };
         async move {
             // It is over in any case.
             let _ = parting.or(late).await;
-            drop(busy);
         }
     }
 }

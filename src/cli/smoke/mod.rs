@@ -1,5 +1,7 @@
 //! `smoke`: the product's self-test on any box.
 
+mod bridge;
+
 use super::Global;
 use super::connect::{NO_QUERY, admin, block_on, client, options};
 use super::exit::{CliError, Exit};
@@ -24,7 +26,8 @@ use std::time::Duration;
 const HELP: &str = "Example:
   tidegate smoke
 It starts this program as a broker on a free port in a temporary folder, publishes, kills it hard, starts it again \
-and consumes; one line a check. Exit code 0 means that every promise held on this box.";
+and consumes; then an edge forwards to a hub that is killed in the middle and comes back. One line a check. Exit code \
+0 means that every promise held on this box.";
 
 /// Messages under way when the broker is killed.
 const MESSAGES: u32 = 5_000;
@@ -57,7 +60,7 @@ log:
 #[command(after_help = HELP)]
 pub(super) struct Smoke {
     /// Give up after so long
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     timeout: Duration,
     /// Leave the temporary folder behind, with the broker's data and log
     #[arg(long)]
@@ -82,11 +85,15 @@ impl Smoke {
                 let _ = signals.next().await;
                 Err(CliError::new(Exit::Interrupted, "interrupted"))
             };
-            test.all(&executor, &folder, &config).or(late).or(interrupted).await?;
+            let all = async {
+                test.all(&executor, &folder, &config).await?;
+                test.outage(&executor, self.keep).await
+            };
+            all.or(late).or(interrupted).await?;
             test.end()
         });
         if self.keep {
-            output::note(&format!("kept in {}", folder.path.display()));
+            output::note(&format!("kept in {} (and those of the edge and the hub beside it)", folder.path.display()));
         }
         result
     }
