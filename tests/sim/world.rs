@@ -5,13 +5,13 @@
 use crate::clients::Client;
 use crate::edge::Way;
 use crate::host::Host;
-use crate::ledger::{Broken, Ledger};
+use crate::ledger::{Broken, Ledger, ReaderKey};
 use crate::net::{End, Link, Pipe};
 use crate::plan::{Fault, Plan};
 use crate::tap::Tap;
 use crate::trace::Trace;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use tidegate::broker::Event;
 use tidegate::model::Wall;
 
@@ -278,10 +278,13 @@ impl<'t> World<'t> {
     }
 
     fn check_rest(&mut self) {
-        let lives: Vec<_> = self.hosts.iter().map(|h| h.life).collect();
         let waits = self.ledger.unanswered().next();
-        let missing = self.ledger.missing(&lives);
-        let count = |of: fn(bool, bool) -> bool| missing.iter().filter(|(.., d, m)| of(*d, *m)).count() as u64;
+        let missing = self.not_at_rest();
+        // What a policy drops of a queue is counted once, however many readers miss it.
+        let count = |of: fn(bool, bool) -> bool| {
+            let some = missing.iter().filter(|(.., d, m)| of(*d, *m));
+            some.map(|(uid, key, ..)| (*uid, &key.1)).collect::<BTreeSet<_>>().len() as u64
+        };
         let (dropped, expired) = self.counted();
         let lost = count(|d, m| !d && !m) > 0 || count(|d, m| d && !m) > dropped || count(|_, m| m) > expired;
         if waits.is_none() && !lost {
@@ -292,16 +295,23 @@ impl<'t> World<'t> {
         if self.now_us > self.heal_us + REST_US {
             eprintln!("NOREST seed {waits:?} {dropped} {expired} {missing:?}");
         }
-        if self.now_us > self.heal_us + REST_US {
-            if let Some(uid) = waits {
-                self.ledger.fail("every publish is answered once everything works", format!("message {uid}"));
-            }
-            self.close_books();
-        }
+    }
+
+    /// What is promised and did not arrive yet.
+    fn not_at_rest(&self) -> Vec<(u32, ReaderKey, bool, bool)> {
+        let lives: Vec<_> = self.hosts.iter().map(|h| h.life).collect();
+        self.ledger.missing(&lives)
     }
 
     fn is_over(&mut self) -> bool {
         if self.now_us > self.heal_us + REST_US {
+            let waits = self.ledger.unanswered().next();
+            if let Some(uid) = waits {
+                self.ledger.fail("every publish is answered once everything works", format!("message {uid}"));
+            }
+            self.close_books();
+            let what = format!("{:?}", self.not_at_rest().into_iter().take(3).collect::<Vec<_>>());
+            self.ledger.fail("everything comes to rest once everything works", what);
             return true;
         }
         let over = self.quiet_since.is_some_and(|since| self.now_us > since + QUIET_US);
