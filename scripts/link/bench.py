@@ -171,7 +171,8 @@ def compression(run):
     run.place.tidegate("pub", "site/plant-7/telemetry", "--lines", "--file", path, "--url", edge.url, timeout=120)
     hub.start()
     wait_for("all are at the hub", lambda: hub.queue()["messages"] >= len(lines), 120, every=0.05)
-    kinds = bridge_of(run, edge)["bytes"]
+    # A status is up to half a second old.
+    kinds = wait_for("the edge has heard it", lambda: (lambda b: b["acked"] >= len(lines) and b)(bridge_of(run, edge)), 30)["bytes"]
     size = sum(map(len, lines)) / len(lines)
     run.close()
     run.parts.clear()

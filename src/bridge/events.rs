@@ -3,11 +3,11 @@
 use super::local::LocalState;
 use super::machine::{Bridge, window};
 use super::side::Stop;
-use super::upstream::refused;
+use super::upstream::{self, refused};
 use super::{Action, Failure, Reason};
 use crate::client::Event;
 use crate::model::Now;
-use crate::wire::{Auth, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, auth_method};
+use crate::wire::{Auth, Code, Deliver, DeliverItems, Frame, FrameType, Goaway, Outcome, auth_method};
 
 impl Bridge {
     pub(super) fn upstream_frame(&mut self, now: Now, frame: &Frame<'_>) -> Result<(), Stop> {
@@ -27,6 +27,10 @@ impl Bridge {
                 Ok(())
             }
             Event::PublishAck { stream, ack } => {
+                if ack.outcome == Outcome::Dropped {
+                    // By the policy of a full queue there: it is gone, and that is not silent.
+                    *self.counters.dropped.entry("upstream-full".into()).or_default() += u64::from(ack.count);
+                }
                 if self.up.handle_ack(now.mono, stream, ack.first, ack.count) {
                     self.life.acknowledged();
                     upstream.moved_at = now.mono;
@@ -84,7 +88,8 @@ impl Bridge {
                 return Err(Stop::Over);
             }
         } else if let Some(upstream) = self.upstream.as_mut() {
-            upstream.going = true;
+            let deadline_ms = u64::from(goaway.deadline_ms) + upstream::GOING_MS;
+            upstream.going = Some((now.mono.plus_ms(deadline_ms), goaway.detail.into()));
         }
         Ok(())
     }
@@ -151,7 +156,7 @@ impl Bridge {
                 }),
             };
             lane = Some((item.lane, at));
-            self.up.take(&self.passage, at, tag, item.seq, item.record);
+            self.up.take(&mut self.passage, at, tag, item.seq, item.record);
         }
         Ok(())
     }

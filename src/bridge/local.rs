@@ -3,9 +3,9 @@
 //! Streams are never used twice: what the broker still sends for a consumer that was given back is known by its stream and
 //! dropped.
 
+use super::mapping::Mapper;
 use super::side::Assembly;
 use crate::client::{CONTROL_BYTES_MAX, Link};
-use crate::config::BridgeSettings;
 use crate::model::limits::{FRAME_PAYLOAD_BYTES_DEFAULT, MESSAGE_BYTES_MAX};
 use crate::model::{Mono, Now};
 use crate::wire::{
@@ -83,7 +83,7 @@ impl LocalConsumer {
 }
 
 impl Local {
-    pub(super) fn new(now: Now, settings: &BridgeSettings) -> Self {
+    pub(super) fn new(now: Now, queues: &[(String, Mapper)]) -> Self {
         let mut local = Self {
             state: LocalState::Closed(now.mono),
             link: Link::new(ms(now.mono)),
@@ -94,29 +94,25 @@ impl Local {
             consumers: Vec::new(),
             retry_at: None,
         };
-        local.set_routes(settings);
+        local.set_queues(queues);
         local
     }
 
-    /// The queues that are forwarded, each once, with what any of their routes wants.
-    pub(super) fn set_routes(&mut self, settings: &BridgeSettings) {
+    /// The queues that are forwarded, with what any of their routes wants.
+    pub(super) fn set_queues(&mut self, queues: &[(String, Mapper)]) {
         self.consumers.clear();
-        for route in settings.up_routes() {
-            let known = self.consumers.iter().position(|c| c.queue == route.queue);
-            let at = known.unwrap_or_else(|| {
-                self.consumers.push(LocalConsumer::new(route.queue.clone()));
-                self.consumers.len() - 1
-            });
-            let filters = &mut self.consumers[at].filters;
-            if !filters.contains(&route.mapping.filter) {
-                filters.push(route.mapping.filter);
+        for (queue, mapper) in queues {
+            let mut consumer = LocalConsumer::new(queue.clone());
+            for filter in mapper.filters().map(|filter| filter.as_str().to_owned()) {
+                if !consumer.filters.contains(&filter) {
+                    consumer.filters.push(filter);
+                }
             }
-        }
-        for consumer in &mut self.consumers {
             // Without a filter it is everything, which costs the broker no look.
             if consumer.filters.iter().any(|f| f == "#") {
                 consumer.filters.clear();
             }
+            self.consumers.push(consumer);
         }
     }
 
@@ -252,10 +248,9 @@ impl Local {
         Some(&c.queue)
     }
 
-    /// Gives a consumer credit up to its share of a window, of which it holds so much; and nothing of these lanes from now on.
-    pub(super) fn grant(&mut self, at: usize, window: (u32, u32), held: (u32, u64), held_lanes: u16) {
-        let parts = self.consumers.len().max(1) as u32;
-        let (messages, bytes) = ((window.0 / parts).max(1), i64::from((window.1 / parts).max(1)));
+    /// Gives a consumer credit up to its share, of which it holds so much; and nothing of these lanes from now on.
+    pub(super) fn grant(&mut self, at: usize, share: (u32, u32), held: (u32, u64), held_lanes: u16) {
+        let (messages, bytes) = (share.0.max(1), i64::from(share.1.max(1)));
         let c = &mut self.consumers[at];
         if !c.open {
             return;

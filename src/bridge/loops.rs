@@ -30,7 +30,7 @@ pub struct Onward<'a> {
 /// Why a record does not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It began where it would go.
+    /// It began where it would go, or came back to where it began.
     Loop,
     /// It passed as many bridges as it may.
     Hops,
@@ -56,7 +56,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Loop => "it began at the broker it would go to",
+            Self::Loop => "it began at the broker it would go to, or came back to where it began",
             Self::Hops => "it passed as many bridges as it may",
             Self::Large => "it is larger than messages may be there",
             Self::Room => "its properties leave no room to count the bridges it passes, and it has no id",
@@ -104,10 +104,12 @@ impl Onward<'_> {
     /// Why it does not go on; then nothing was appended.
     pub fn append(&self, record: &Record<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Refusal> {
         let origin = record.properties.get(tag::ORIGIN);
-        if !self.to.is_empty() && origin == Some(self.to.as_bytes()) {
+        let hops = hops(record.properties) + 1;
+        // What has the origin that would be given to it here passed here before, and came round.
+        let round = hops > 1 && origin == Some(self.from.as_bytes());
+        if round || (!self.to.is_empty() && origin == Some(self.to.as_bytes())) {
             return Err(Refusal::Loop);
         }
-        let hops = hops(record.properties) + 1;
         if hops > self.hops_max {
             return Err(Refusal::Hops);
         }
@@ -251,6 +253,12 @@ mod tests {
     fn what_began_there_or_passed_too_many_does_not_go_on() {
         let with = |of: &[(u32, &[u8])], onward: Onward<'_>| pass(onward, &record(ID, &properties(of))).err();
         assert_eq!(with(&[(tag::ORIGIN, b"hub")], onward(ANY)), Some(Refusal::Loop));
+        assert_eq!(
+            with(&[(tag::ORIGIN, b"edge"), (tag::HOPS, &[3])], onward(ANY)),
+            Some(Refusal::Loop),
+            "it came round"
+        );
+        assert_eq!(with(&[(tag::ORIGIN, b"edge")], onward(ANY)), None, "it says where it is published");
         assert_eq!(with(&[(tag::ORIGIN, b"")], Onward { to: "", ..onward(ANY) }), None, "nobody is no origin");
         assert_eq!(with(&[(tag::HOPS, &[7])], onward(ANY)), None);
         assert_eq!(with(&[(tag::HOPS, &[8])], onward(ANY)), Some(Refusal::Hops));

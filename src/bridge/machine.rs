@@ -2,11 +2,12 @@
 
 use super::budget::Budget;
 use super::down::Down;
-use super::forward::Passage;
+use super::forward::{Passage, queues};
 use super::keep::Kept;
 use super::life::{Life, State};
 use super::local::{self, Local, LocalState};
 use super::loops::upstream_name;
+use super::mapping::MapperError;
 use super::pace::{Caps, Pace};
 use super::side::{Stop, each_frame};
 use super::up::{Bounds, Up};
@@ -28,6 +29,7 @@ const UNACKED_TIMES: u64 = 4;
 /// A bridge.
 pub struct Bridge {
     pub(super) settings: Arc<BridgeSettings>,
+    name: String,
     pub(super) edge: String,
     pub(super) life: Life,
     pub(super) local: Local,
@@ -77,13 +79,14 @@ impl Bridge {
     #[must_use]
     pub fn new(now: Now, parts: Parts) -> Self {
         let kept = Kept::read(parts.kept.as_deref());
+        let (queues, problem) = queues(&parts.settings, &parts.name);
         let mut bridge = Self {
             life: Life::new(now.mono, parts.seed, kept.paused),
-            local: Local::new(now, &parts.settings),
+            local: Local::new(now, &queues),
             upstream: None,
             up: Up::new(parts.seed ^ 1),
             down: Down::new(now.mono, &parts.settings, &parts.name, &parts.edge, parts.seed ^ 2),
-            passage: Passage { record_bytes_max: 0, lz4: false },
+            passage: Passage::new(&parts.settings, &parts.edge, &queues),
             pace: Pace::new(now.mono, caps(&parts.settings)),
             budget: Budget::new(now, parts.settings.bytes_per_day, kept.budget),
             kept,
@@ -93,11 +96,21 @@ impl Bridge {
             keep_changed: false,
             told_at: None,
             last_words: Vec::new(),
+            name: parts.name,
             edge: parts.edge,
             settings: parts.settings,
         };
+        bridge.note_routes(now, problem);
         bridge.advance(now);
         bridge
+    }
+
+    /// Says which routes up are left out, if any.
+    fn note_routes(&mut self, now: Now, problem: Option<MapperError>) {
+        if let Some(error) = problem {
+            let detail = format!("a route up: {error}");
+            self.life.last = Some((Failure { reason: Reason::Protocol, detail }, now.mono));
+        }
     }
 
     // -- the upstream's bytes --
@@ -180,7 +193,7 @@ impl Bridge {
             self.down.poll_upstream(upstream.control());
         }
         upstream.poll_control(out);
-        if self.life.is_open() && !upstream.going {
+        if self.life.is_open() && upstream.going.is_none() {
             let frame_bytes_max = upstream.terms().map_or(0, |terms| terms.frame_bytes_max as usize);
             let compress = self.settings.compress && upstream.lz4_batch;
             let bounds = Bounds { frame_bytes_max, compress, weights: &self.settings.weights };
@@ -266,10 +279,14 @@ impl Bridge {
         }
         if !same_routes {
             self.local.end_consumers();
-            self.local.set_routes(&self.settings);
+            let (queues, problem) = queues(&self.settings, &self.name);
+            self.local.set_queues(&queues);
+            self.passage = Passage::new(&self.settings, &self.edge, &queues);
+            self.note_routes(now, problem);
             self.down.set_routes(&self.settings);
             self.local.consume(&self.settings.consumer(), window(&self.settings));
         }
+        self.passage.hops_max = self.settings.hops_max;
         self.pace.set_caps(now.mono, caps(&self.settings));
         self.budget.set_max(self.settings.bytes_per_day);
         self.up.window.set_max(self.window_max());
@@ -296,6 +313,9 @@ impl Bridge {
             self.drop_upstream(now);
         }
         self.life.pause();
+        if self.settings.bytes_per_day > 0 {
+            self.kept.budget = Some(self.budget.to_keep());
+        }
         self.actions.push_back(Action::Tell { keep: Some(self.kept.write()) });
     }
 
@@ -385,7 +405,7 @@ impl Bridge {
     /// The session at the upstream is open.
     pub(super) fn opened(&mut self, now: Now) {
         if let Some(terms) = self.upstream.as_ref().and_then(Upstream::terms) {
-            self.passage = Passage { record_bytes_max: terms.message_bytes_max as usize, lz4: terms.lz4 };
+            (self.passage.record_bytes_max, self.passage.lz4) = (terms.message_bytes_max as usize, terms.lz4);
         }
         self.down.upstream_opened();
         self.up.open(self.window_max());
@@ -514,15 +534,11 @@ impl Bridge {
         }
         self.settle();
         self.look_at_budget(now);
-        if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| !u.going) {
+        if self.life.is_open() && self.local.is_open() && self.upstream.as_ref().is_some_and(|u| u.going.is_none()) {
             // Twice what may be under way: enough to go on with, and little enough that what is urgent is soon given.
             let (max, (messages, bytes)) = (self.window_max(), self.up.window.limits());
             let bytes = u32::try_from(bytes.saturating_mul(2)).unwrap_or(u32::MAX);
-            let window = (messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes));
-            for at in 0..self.local.consumers.len() {
-                let (held, held_lanes) = self.up.held(at);
-                self.local.grant(at, window, held, held_lanes);
-            }
+            self.grant((messages.saturating_mul(2).min(max.messages), bytes.min(max.bytes)));
         }
         self.down.advance(now.mono, &self.settings);
         if let Some(problem) = self.down.problem.take() {
@@ -534,6 +550,28 @@ impl Bridge {
             self.told_at = Some(now.mono);
             let keep = std::mem::take(&mut self.keep_changed).then(|| self.kept.write());
             self.actions.push_back(Action::Tell { keep });
+        }
+    }
+
+    /// Gives the queues credit for so many messages and bytes: each its part, and those that have something what is left.
+    fn grant(&mut self, (messages, bytes): (u32, u32)) {
+        let count = self.local.consumers.len();
+        let (mut all, mut all_bytes) = (0, 0);
+        for at in 0..count {
+            let ((held, held_bytes), _) = self.up.held(at);
+            all += held;
+            all_bytes += held_bytes;
+        }
+        let parts = count.max(1) as u32;
+        for at in 0..count {
+            let (held, lanes) = self.up.held(at);
+            let mut share = (messages / parts, bytes / parts);
+            if held.0 > 0 {
+                let others = u32::try_from(all_bytes - held.1).unwrap_or(u32::MAX);
+                share.0 = share.0.max(messages.saturating_sub(all - held.0));
+                share.1 = share.1.max(bytes.saturating_sub(others));
+            }
+            self.local.grant(at, share, held, lanes);
         }
     }
 

@@ -13,6 +13,7 @@ mod down;
 mod events;
 mod forward;
 mod keep;
+mod lane;
 mod life;
 mod local;
 pub mod loops;

@@ -24,6 +24,9 @@ impl Bridge {
             ("batches", batches),
         ];
         let mut dropped = self.counters.dropped.clone();
+        for (name, count) in &self.up.passed {
+            *dropped.entry((*name).into()).or_default() += count;
+        }
         for (name, count) in &self.down.dropped {
             *dropped.entry(name.clone()).or_default() += count;
         }
@@ -40,7 +43,7 @@ impl Bridge {
             retry_ms: if let State::Waiting(at) = self.life.state { at.ms_since(now.mono) } else { 0 },
             connects: self.life.connects,
             in_flight: u64::from(self.up.window.under_way().0),
-            acked: self.counters.acked,
+            acked: self.counters.acked.saturating_sub(self.up.passed.values().sum()),
             last_ack_age_ms: self.up.acked_at.map_or(0, |at| since(at).max(1)),
             round_trip_ms: self.up.window.round_trip_ms(),
             window: self.window(),

@@ -10,25 +10,27 @@
 //! 3. An entry leaves at the front, settled and sent; so the front's sequence is the floor of the source.
 //! 4. Sequences grow along a lane: the queue gives them in order, and what comes again comes on a new connection.
 
+mod answers;
+
+pub(super) use self::answers::push_ack;
 use super::forward::{Passage, Refused};
+use super::lane::{Entry, Fence, Lane, Mark};
+use super::loops::Refusal;
 use super::pace::{Pace, Turns};
-use super::window::{self, Window, WindowMax};
+use super::window::{Window, WindowMax};
 use crate::client::Link;
 use crate::model::Mono;
 use crate::model::limits::{BATCH_MESSAGES_MAX, CHUNK_BYTES_MAX};
-use crate::schedule::backoff_ms;
 use crate::seal::BatchPacker;
 use crate::wire::{
     Batch, Code, Contract, EXTENSION_LZ4, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, FLAG_MORE, FrameType,
-    Publish, PublishNack, Source, SourcePosition, SourceRuns, append,
+    Publish, Source, SourcePosition, SourceRuns, append,
 };
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 /// Bytes a record's length takes at most.
 const PREFIX_BYTES_MAX: usize = 5;
-/// Settled bytes are cut off an arena when they are this many and half of it.
-const COMPACT_BYTES: usize = 64 * 1_024;
 /// First and longest wait before a refused record is tried again where the upstream names none, in milliseconds.
 const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
@@ -37,55 +39,6 @@ const NOBODY: u64 = 0;
 /// Sequences by which the floor of a source stays behind what is settled: a refusal that was passed on can still be lost by a
 /// cut, and is then to be told again.
 const FLOOR_LAG: u64 = 4_096;
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    tag: u64,
-    seq: u64,
-    /// Bytes in the arena, the prefix included.
-    len: u32,
-    prefix: u8,
-    settled: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Fence {
-    number: u64,
-    retry_at: Mono,
-}
-
-/// A frame that was sent: the number behind its last record, when, and what the window knows of it.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    end: u64,
-    at: Mono,
-    window: window::Mark,
-}
-
-/// A lane of a queue.
-#[derive(Debug)]
-struct Lane {
-    consumer: usize,
-    epoch: u64,
-    priority: u8,
-    stream: u32,
-    /// What the upstream has of it since before this connection.
-    position: Option<SourcePosition>,
-    contract: Contract,
-    arena: Vec<u8>,
-    head: usize,
-    entries: VecDeque<Entry>,
-    base: u64,
-    cursor: usize,
-    cursor_at: usize,
-    /// Bytes of the cursor's record already sent as chunks.
-    chunked: usize,
-    unanswered: u32,
-    fence: Option<Fence>,
-    refusals: u32,
-    paused: bool,
-    marks: VecDeque<Mark>,
-}
 
 /// A range of deliveries of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +77,8 @@ pub(super) struct Up {
     pub(super) look_at: Option<Mono>,
     pub(super) acks: Vec<Settled>,
     pub(super) given_up: Vec<GivenUp>,
+    /// Messages that did not go on, by reason, though nothing is wrong with them.
+    pub(super) passed: BTreeMap<&'static str, u64>,
     /// Consumers and bytes of records that were settled after [`Up::disown`].
     pub(super) disowned: Vec<(usize, u64)>,
     /// Messages forwarded, bytes of their records, and bytes of the frames they went in.
@@ -160,71 +115,6 @@ struct Allowed {
     chunk: usize,
 }
 
-impl Lane {
-    fn new(consumer: usize, epoch: u64, priority: u8, stream: u32, position: Option<SourcePosition>) -> Self {
-        Self {
-            consumer,
-            epoch,
-            priority,
-            stream,
-            position,
-            contract: Contract::Queue,
-            arena: Vec::new(),
-            head: 0,
-            entries: VecDeque::new(),
-            base: 1,
-            cursor: 0,
-            cursor_at: 0,
-            chunked: 0,
-            unanswered: 0,
-            fence: None,
-            refusals: 0,
-            paused: false,
-            marks: VecDeque::new(),
-        }
-    }
-
-    fn can_resume(&self, now: Mono) -> bool {
-        self.unanswered == 0 && self.chunked == 0 && self.fence.is_some_and(|f| f.retry_at <= now)
-    }
-
-    /// After a fence: everything from the refused number on is sent again, from that number on.
-    fn resume(&mut self) {
-        let Some(fence) = self.fence.take() else { return };
-        let index = usize::try_from(fence.number.saturating_sub(self.base)).unwrap_or(usize::MAX);
-        self.cursor = index.min(self.entries.len());
-        self.cursor_at = self.head + self.entries.iter().take(self.cursor).map(|e| e.len as usize).sum::<usize>();
-        self.chunked = 0;
-        self.marks.clear();
-    }
-
-    /// Invariant 3.
-    fn pop(&mut self) {
-        while self.cursor > 0 && self.entries.front().is_some_and(|front| front.settled) {
-            let Some(front) = self.entries.pop_front() else { break };
-            self.head += front.len as usize;
-            self.base += 1;
-            self.cursor -= 1;
-        }
-        if self.entries.is_empty() {
-            self.arena.clear();
-            if self.arena.capacity() > 2 * COMPACT_BYTES {
-                self.arena = Vec::new();
-            }
-            self.head = 0;
-            self.cursor_at = 0;
-        } else if self.head >= COMPACT_BYTES && self.head >= self.arena.len() / 2 {
-            self.arena.drain(..self.head);
-            self.cursor_at -= self.head;
-            self.head = 0;
-        }
-    }
-
-    fn record_len(&self, index: usize) -> usize {
-        self.entries.get(index).map_or(0, |e| e.len as usize - usize::from(e.prefix))
-    }
-}
-
 impl Up {
     pub(super) fn new(seed: u64) -> Self {
         Self {
@@ -240,6 +130,7 @@ impl Up {
             look_at: None,
             acks: Vec::new(),
             given_up: Vec::new(),
+            passed: BTreeMap::new(),
             disowned: Vec::new(),
             sent: (0, 0, 0),
             acked_at: None,
@@ -307,24 +198,27 @@ impl Up {
 
     /// Takes a delivery. Returns the bytes it holds here; `None` when it is settled at once: the upstream has it, or will
     /// never take it.
-    pub(super) fn take(&mut self, passage: &Passage, lane: usize, tag: u64, seq: u64, record: &[u8]) -> Option<u64> {
+    pub(super) fn take(
+        &mut self,
+        passage: &mut Passage,
+        lane: usize,
+        tag: u64,
+        seq: u64,
+        record: &[u8],
+    ) -> Option<u64> {
         let l = &self.lanes[lane];
         let consumer = l.consumer;
-        let position = l.position.as_ref().filter(|p| seq <= p.last);
-        let refused = position.and_then(|p| {
-            let at = p.refused.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
-            Some(p.refused[at].1)
-        });
-        if let Some(code) = refused {
-            self.given_up.push(GivenUp { consumer, tag, bytes: 0, code, detail: String::new() });
+        if let Some(position) = l.position.as_ref().filter(|p| seq <= p.last) {
+            match position.refused.binary_search_by_key(&seq, |(seq, _)| *seq) {
+                Ok(at) => {
+                    let code = position.refused[at].1;
+                    self.given_up.push(GivenUp { consumer, tag, bytes: 0, code, detail: String::new() });
+                }
+                Err(_) => push_ack(&mut self.acks, consumer, tag, 0),
+            }
             return None;
         }
-        // What is given up here was never sent, and the upstream is past it by what came behind it.
-        if position.is_some() && passage.pass(record, &mut Vec::new()).is_ok() {
-            push_ack(&mut self.acks, consumer, tag, 0);
-            return None;
-        }
-        let written = self.append(lane, tag, seq, |arena| passage.pass(record, arena));
+        let written = self.append(lane, tag, seq, |arena| passage.pass(consumer, record, arena));
         written
             .map_err(|refused| {
                 let (code, detail) = match refused {
@@ -333,6 +227,13 @@ impl Up {
                         (Code::MessageTooLarge, format!("it has {len} bytes, and the upstream takes {max}"))
                     }
                     Refused::Malformed => (Code::BadRecord, "it cannot be written as the upstream reads it".into()),
+                    Refused::Channel(error) => (Code::BadChannel, error.to_string()),
+                    Refused::Marks(refusal @ (Refusal::Loop | Refusal::Hops)) => {
+                        // It is done with: it was where it would go, or far enough.
+                        *self.passed.entry(refusal.name()).or_default() += 1;
+                        return push_ack(&mut self.acks, consumer, tag, 0);
+                    }
+                    Refused::Marks(refusal) => (Code::BadRecord, refusal.to_string()),
                 };
                 self.given_up.push(GivenUp { consumer, tag, bytes: 0, code: code as u16, detail });
             })
@@ -586,95 +487,6 @@ impl Up {
         self.lanes.iter().position(|l| l.stream == stream)
     }
 
-    /// The upstream took these. Whether something was settled by it.
-    pub(super) fn handle_ack(&mut self, now: Mono, stream: u32, first: u64, count: u32) -> bool {
-        let Some(at) = self.lane_of(stream) else { return false };
-        self.lanes[at].refusals = 0;
-        let settled = self.answer(now, at, (first, count), true, |up, consumer, tag, bytes| {
-            match tag {
-                NOBODY => up.disowned.push((consumer, bytes)),
-                _ => push_ack(&mut up.acks, consumer, tag, bytes),
-            }
-            true
-        });
-        if settled {
-            self.acked_at = Some(now);
-        }
-        settled
-    }
-
-    /// The upstream refused these: for good, or for now, which fences this lane's stream alone.
-    pub(super) fn handle_nack(&mut self, now: Mono, stream: u32, nack: &PublishNack<'_>) {
-        let Some(at) = self.lane_of(stream) else { return };
-        let retryable = Code::from_u16(nack.code).is_none_or(Code::is_retryable);
-        let l = &mut self.lanes[at];
-        if retryable && nack.first >= l.base && l.fence.is_none_or(|f| nack.first < f.number) {
-            l.refusals = l.refusals.saturating_add(1);
-            let own = backoff_ms(RETRY_MS, RETRY_MS_MAX, l.refusals - 1, self.rng.f64());
-            let wait = own.max(u64::from(nack.retry_after_ms.min(RETRY_MS_MAX)));
-            l.fence = Some(Fence { number: nack.first, retry_at: now.plus_ms(wait) });
-        }
-        let (code, detail) = (nack.code, nack.detail);
-        self.answer(now, at, (nack.first, nack.count), !retryable, |up, consumer, tag, bytes| {
-            match (retryable, tag) {
-                (true, _) => {}
-                (false, NOBODY) => up.disowned.push((consumer, bytes)),
-                (false, _) => up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() }),
-            }
-            !retryable
-        });
-    }
-
-    /// Takes a range of records off the flight and lets `each` say whether they are settled; whether one was. `moved` says that
-    /// the link did its work with them.
-    fn answer(
-        &mut self,
-        now: Mono,
-        at: usize,
-        (first, count): (u64, u32),
-        moved: bool,
-        mut each: impl FnMut(&mut Self, usize, u64, u64) -> bool,
-    ) -> bool {
-        let l = &self.lanes[at];
-        let (base, consumer) = (l.base, l.consumer);
-        let from = first.max(base) - base;
-        let end = first.saturating_add(u64::from(count)).saturating_sub(base).min(l.cursor as u64);
-        let (mut any, mut index) = (false, from);
-        // A peer that answers twice takes nothing off that is not under way.
-        let mut left = l.unanswered;
-        while index < end {
-            // Frame by frame, as the window knows them.
-            let marks = &self.lanes[at].marks;
-            let mark = marks.get(marks.partition_point(|m| m.end <= base + index)).copied();
-            let until = mark.map_or(end, |m| end.min(m.end - base));
-            let (mut messages, mut bytes) = (0, 0);
-            for index in index..until {
-                let entry = self.lanes[at].entries[index as usize];
-                messages += 1;
-                bytes += u64::from(entry.len);
-                if !entry.settled && each(self, consumer, entry.tag, u64::from(entry.len)) {
-                    self.lanes[at].entries[index as usize].settled = true;
-                    any = true;
-                }
-            }
-            index = until;
-            let messages = left.min(messages);
-            left -= messages;
-            match mark {
-                Some(mark) if moved && messages > 0 => self.window.acked(now, &mark.window, messages, bytes),
-                _ if messages > 0 => self.window.gone(messages, bytes),
-                _ => {}
-            }
-        }
-        let l = &mut self.lanes[at];
-        l.unanswered = left;
-        while l.marks.front().is_some_and(|m| m.end <= base + end) {
-            l.marks.pop_front();
-        }
-        l.pop();
-        any
-    }
-
     /// The upstream holds a stream, or lets it go on.
     pub(super) fn handle_pause(&mut self, stream: u32, pause: bool) {
         if let Some(at) = self.lane_of(stream) {
@@ -708,17 +520,3 @@ impl Up {
         fences.map(|f| f.retry_at).min()
     }
 }
-
-/// Adds a delivery to the range before it, or begins another.
-pub(super) fn push_ack(acks: &mut Vec<Settled>, consumer: usize, tag: u64, bytes: u64) {
-    match acks.last_mut() {
-        Some(last) if last.consumer == consumer && last.first + u64::from(last.count) == tag => {
-            last.count += 1;
-            last.bytes += bytes;
-        }
-        _ => acks.push(Settled { consumer, first: tag, count: 1, bytes }),
-    }
-}
-
-#[cfg(test)]
-mod tests;

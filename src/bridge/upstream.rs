@@ -14,6 +14,8 @@ use crate::wire::{
 
 /// Largest frame payload it takes, in bytes.
 pub(super) const FRAME_BYTES_MAX: u32 = FRAME_PAYLOAD_BYTES_DEFAULT;
+/// Milliseconds an upstream has beyond the time it named to end the connection.
+pub(super) const GOING_MS: u64 = 5_000;
 /// Heartbeats of silence after which a link is dead, as a fraction: a black hole is noticed within two.
 const SILENCE: (u64, u64) = (7, 4);
 
@@ -30,8 +32,8 @@ pub(super) struct Upstream {
     pub(super) lz4_batch: bool,
     /// What it has of each lane since before this connection, until the lane is met.
     positions: Vec<SourcePosition>,
-    /// It will end the connection: nothing new is begun.
-    pub(super) going: bool,
+    /// It will end the connection, at the latest at this time, as it said for this reason: nothing new is begun.
+    pub(super) going: Option<(Mono, String)>,
     /// The last byte that was heard, taken by the transport, or acknowledged.
     pub(super) moved_at: Mono,
     /// When the last byte was heard, and whether a sign of life was asked for since.
@@ -51,7 +53,7 @@ impl Upstream {
             server: String::new(),
             lz4_batch: false,
             positions: Vec::new(),
-            going: false,
+            going: None,
             moved_at: now.mono,
             heard_at: now.mono,
             asked: false,
@@ -173,6 +175,7 @@ impl Upstream {
     /// When the link's silence is to be looked at next.
     pub(super) fn poll_timeout(&self) -> Mono {
         let link = link_timeout(&self.link);
+        let link = self.going.as_ref().map_or(link, |(at, _)| link.min(*at));
         let Some(terms) = self.terms() else { return link };
         let ms = u64::from(terms.heartbeat_ms);
         link.min(self.heard_at.plus_ms(if self.asked { ms * SILENCE.0 / SILENCE.1 } else { ms }))
@@ -184,6 +187,9 @@ impl Upstream {
     /// The end.
     pub(super) fn handle_timeout(&mut self, now: Mono) -> Result<(), Stop> {
         handle_link_timeout(&mut self.link, now)?;
+        if let Some((_, detail)) = self.going.take_if(|(at, _)| *at <= now) {
+            return Err(Stop::new(Reason::Closed, detail));
+        }
         let Some(heartbeat_ms) = self.terms().map(|terms| u64::from(terms.heartbeat_ms)) else { return Ok(()) };
         let silent_ms = now.ms_since(self.heard_at);
         if silent_ms >= heartbeat_ms * SILENCE.0 / SILENCE.1 {

@@ -170,6 +170,15 @@ impl Broker {
             *status.dropped.entry(admin::NOT_KEPT.into()).or_default() += waits.lost;
         }
         status.day_bytes_max = settings.bytes_per_day;
+        // What its machine never sees, since its consumers pass it over.
+        for queue in self.mount_of(&settings.tenant).iter().flat_map(|mount| &self.mounts[*mount].queues) {
+            let queue = &self.queues[*queue];
+            let consumer = queue.consumer_index(&settings.consumer()).and_then(|at| queue.consumers[at].as_ref());
+            for (reason, count) in consumer.map(|c| c.losses.by_reason()).into_iter().flatten().filter(|(_, n)| *n > 0)
+            {
+                *status.dropped.entry(reason.into()).or_default() += count;
+            }
+        }
         // Nothing need be under way to be overdue: an upstream may refuse everything for now.
         let ack_ms_max = u64::from(settings.ack_ms_max);
         let acked_lately = (1..=ack_ms_max).contains(&status.last_ack_age_ms);

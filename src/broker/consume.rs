@@ -51,6 +51,7 @@ impl Broker {
             let what = "a consumer's name has 1 to 128 bytes of letters, digits, '.', '_', '-' and ':'";
             return Err((Code::BadName, what.into()));
         }
+        self.keep_off_bridges(conn, head.name)?;
         let mut attachment = Attachment {
             id: self.ids + 1,
             conn,
@@ -121,6 +122,17 @@ impl Broker {
         self.adopt_forward(conn, q, index);
         self.done(conn, stream, epoch, position, true);
         self.pumps.push((q, index));
+        Ok(())
+    }
+
+    /// What a bridge of this process consumes is its alone: a competitor would take messages the upstream never gets.
+    fn keep_off_bridges(&self, conn: ConnId, consumer: &str) -> Result<(), (Code, String)> {
+        let Some(c) = self.conns.get(&conn).filter(|c| !c.peer.is_bridge()) else { return Ok(()) };
+        let tenant = &*self.mounts[c.mount].tenant;
+        let taken = self.settings.bridges.iter().any(|b| *b.tenant == *tenant && b.consumer() == consumer);
+        if taken {
+            return Err((Code::Forbidden, format!("{consumer:?} is the consumer of a bridge of this broker")));
+        }
         Ok(())
     }
 

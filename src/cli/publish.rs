@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use smol::Unblock;
+use smol::future::FutureExt as _;
 use smol::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use std::fs::File;
 use std::io::IsTerminal as _;
@@ -35,9 +36,11 @@ same ids; a full queue is waited for. A single message is refused at once unless
 const READ_BYTES: usize = 256 * 1_024;
 /// Refusals told one by one; the rest is counted.
 const TOLD_MAX: u64 = 5;
+/// How often it is looked whether the broker has a message that its upstream is to have.
+const INTERIM_LOOK: Duration = Duration::from_millis(500);
 
 /// What must have happened before a message counts as published.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum ContractArg {
     /// What the queues ask
     Queue,
@@ -45,7 +48,7 @@ pub(super) enum ContractArg {
     Memory,
     /// On the broker's disk
     Disk,
-    /// Acknowledged by the upstream broker
+    /// Acknowledged by the upstream of every bridge that forwards it
     Upstream,
 }
 
@@ -199,7 +202,13 @@ impl Pub {
                 bytes
             }
         };
-        let outcome = client.publish(&self.message(&payload, making)?).await?;
+        let mut message = self.message(&payload, making)?;
+        if let (Contract::Upstream, Id::Auto) = (message.contract, message.id) {
+            // Who goes away before the end asks later, by an id that must be known for that.
+            message.id = Id::Given(client.new_id());
+        }
+        let told = self.tell_interim(client, message.id);
+        let outcome = async { Ok(client.publish(&message).await?) }.or(told).await?;
         client.close().await;
         let name = match outcome {
             Outcome::Stored => "stored",
@@ -218,6 +227,21 @@ impl Pub {
             });
         }
         Ok(Exit::Ok)
+    }
+
+    /// Says once that the broker keeps the message and waits for its upstream, where that takes a moment; never ends.
+    async fn tell_interim(&self, client: &Client, id: Id) -> Result<Outcome, CliError> {
+        while client.stats().accepted == 0 {
+            smol::Timer::after(INTERIM_LOOK).await;
+        }
+        if !self.quiet {
+            let kept = "the broker keeps the message and waits for its upstream";
+            output::note(&match id {
+                Id::Given(id) => format!("{kept}; `tidegate request '$status/{id}'` tells later what became of it"),
+                Id::Auto | Id::None => kept.into(),
+            });
+        }
+        std::future::pending().await
     }
 
     async fn publish_lines(

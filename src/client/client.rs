@@ -176,6 +176,12 @@ impl Client {
         self.shared().lock().stats
     }
 
+    /// A new message id, above all that this client gave before.
+    #[must_use]
+    pub fn new_id(&self) -> MessageId {
+        self.shared().lock().ids.next(unix_ms())
+    }
+
     /// Milliseconds since the session was opened; `None` while there is none.
     #[must_use]
     pub fn connected_for_ms(&self) -> Option<u64> {

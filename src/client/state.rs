@@ -43,6 +43,9 @@ pub struct Stats {
     pub dropped: u64,
     /// Publishes that failed.
     pub failed: u64,
+    /// Interim answers of contract `upstream`: kept by the broker, which waits for its upstream; one more for each time a message is
+    /// published again.
+    pub accepted: u64,
     /// Sessions opened.
     pub sessions: u64,
 }
@@ -471,6 +474,9 @@ impl State {
                 self.opened(&terms, effects);
             }
             Event::PublishAck { stream: super::PUBLISH_STREAM, ack } => {
+                if ack.outcome == Outcome::Accepted {
+                    self.stats.accepted += u64::from(ack.count);
+                }
                 self.pipeline.handle_ack(&ack, &mut effects.settled);
             }
             Event::PublishNack { stream: super::PUBLISH_STREAM, nack } => {

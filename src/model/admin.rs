@@ -158,7 +158,8 @@ pub struct BridgeStatus {
     /// Most bytes a day; 0 without a budget.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub day_bytes_max: u64,
-    /// Messages not forwarded, by reason: codes of the upstream (dead letters), `loop`, `hops`, `expired`, `superseded`, `thinned`,
+    /// Messages not forwarded, by reason: codes of the upstream (dead letters), `upstream-full` (a full
+    /// queue there dropped them), `loop`, `hops`, `expired`, `superseded`, `thinned`,
     /// [`NOT_KEPT`].
     pub dropped: BTreeMap<String, u64>,
 }

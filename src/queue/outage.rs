@@ -41,6 +41,12 @@ pub struct Losses {
 }
 
 impl Losses {
+    /// Each reason by its name.
+    #[must_use]
+    pub const fn by_reason(&self) -> [(&'static str, u64); 3] {
+        [("expired", self.expired), ("superseded", self.superseded), ("thinned", self.thinned)]
+    }
+
     /// Counts one.
     pub const fn add(&mut self, loss: Loss) {
         match loss {

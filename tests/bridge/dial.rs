@@ -7,19 +7,25 @@ use serde_json::Value;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::Command;
 use tempfile::TempDir;
+use tidegate::auth::password::{Hashed, SALT_BYTES};
 use tidegate::seal::SigningKey;
 
 /// Files of a test: an authority, what it signed, keys, who may come in.
 pub struct Files {
     folder: TempDir,
-    authority: Authority,
+    pub authority: Authority,
+    /// What the hub shows.
+    pub shown: Made,
 }
 
 impl Files {
     /// An authority's certificate as `ca.pem`.
     pub fn new() -> Self {
-        let this = Self { folder: tempfile::tempdir().expect("folder"), authority: Authority::new("the authority") };
+        let authority = Authority::new("the authority");
+        let shown = authority.make(&Wanted::server(&["localhost", "127.0.0.1"]));
+        let this = Self { folder: tempfile::tempdir().expect("folder"), authority, shown };
         this.write("ca.pem", this.authority.pem());
         this
     }
@@ -43,9 +49,8 @@ impl Files {
     /// What a hub is configured with that shows a certificate for `localhost` and this machine's address, speaks all there is, and
     /// lets in the owner of key 1.
     pub fn hub(&self) -> Setup {
-        let Made { chain, key, .. } = self.authority.make(&Wanted::server(&["localhost", "127.0.0.1"]));
-        self.write("hub.pem", chain);
-        self.write("hub.key", key);
+        self.write("hub.pem", &self.shown.chain);
+        self.write("hub.key", &self.shown.key);
         self.write("identities", format!("key {} name=gate roles=open\n", self.login_key(1).public()));
         let any = "['127.0.0.1:0']";
         config(&format!(
@@ -113,6 +118,62 @@ fn messages_flow_over_tcp_tls_ws_and_wss_with_a_key() {
         wait_until(&format!("all of {way} is acknowledged"), || number(&bridge(&edge, way), "acked") == 100);
     }
     assert_all_once_in_order(&hub, "main", 0..400);
+    edge.stop();
+    hub.stop();
+}
+
+#[test]
+fn every_kind_of_credentials_lets_a_bridge_in_from_every_source() {
+    let (edge_place, hub_place, files) = (Place::new(), Place::new(), Files::new());
+    let mut hub = files.hub();
+    let hash = Hashed::new(b"geheim", &[1; SALT_BYTES]).expect("short");
+    let identities = fs::read_to_string(files.path("identities")).expect("there");
+    let more = format!("password gate {} roles=open\ncertificate gate.example roles=open\n", hash.as_str());
+    files.write("identities", identities + &more);
+    let secret = "a secret of more than thirty-two bytes";
+    files.write("secret", secret);
+    hub.config.push_str(&format!(
+        "issuers: [{{name: site, algorithms: [HS256], keys: ['file:{}'], audiences: [tidegate], roles: [open]}}]\n",
+        files.path("secret").display()
+    ));
+    // The same list of TLS, with who signs clients.
+    let with_ca = format!("tls: {{client_ca: ['{}'], client_certificates: optional, ", files.path("ca.pem").display());
+    hub.config = hub.config.replace("tls: {certificates", &format!("{with_ca}certificates"));
+    let issued = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["token", "issue", "--issuer", "site", "--algorithm", "HS256", "--sign-with", "env:SECRET"])
+        .args(["--subject", "gate", "--audience", "tidegate", "--role", "open"])
+        .env("SECRET", secret)
+        .output()
+        .expect("it runs");
+    assert!(issued.status.success(), "{}", String::from_utf8_lossy(&issued.stderr));
+    files.write("token", issued.stdout);
+    let Made { chain, key, .. } = files.authority.make(&Wanted::client("gate.example"));
+    files.write("gate.pem", chain);
+    files.write("gate.key", key);
+    let hub = hub_place.start(&hub);
+    let (tcp, tls) = (door(&hub, "tcp"), door(&hub, "tls").port());
+    let mutual = format!(
+        "tls: {{ca: ['{}'], certificate: '{}', key: 'file:{}'}}",
+        files.path("ca.pem").display(),
+        files.path("gate.pem").display(),
+        files.path("gate.key").display()
+    );
+    let setup = edge_of(&[
+        ("key", format!("tcp://{tcp}"), files.bridge(1)),
+        ("password", format!("tcp://{tcp}"), "login: {user: gate, password: 'env:PASSWORD'}".into()),
+        ("token", format!("tcp://{tcp}"), "login: {token: 'credential:token'}".into()),
+        ("certificate", format!("tls://localhost:{tls}"), mutual),
+    ]);
+    let env = vec![
+        ("PASSWORD".to_owned(), "geheim".to_owned()),
+        ("CREDENTIALS_DIRECTORY".to_owned(), files.path("").display().to_string()),
+    ];
+    let edge = edge_place.start(&Setup { env, ..setup });
+    for kind in ["key", "password", "token", "certificate"] {
+        publish(&edge, &format!("{kind}/x"), 0..10);
+        wait_until(&format!("all of {kind} is acknowledged"), || number(&bridge(&edge, kind), "acked") == 10);
+    }
+    assert!(!edge_place.log().contains("geheim") && !hub_place.log().contains("geheim"));
     edge.stop();
     hub.stop();
 }

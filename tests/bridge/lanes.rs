@@ -1,7 +1,9 @@
 //! Alarms among bulk on a slow link.
 
 use super::broker::Place;
-use super::pair::{HUB, config, connect, edge_with, held, hurry, publish, publish_as, wait_until_well};
+use super::pair::{
+    HUB, config, connect, edge_with, held, hurry, number, publish, publish_as, read_all, wait_until_well,
+};
 use super::relay::{Mode, Relay};
 use tidegate::client::{Heard, Retry, SubscribeOptions};
 use tidegate::model::Priority;
@@ -44,6 +46,33 @@ fn pain_09_alarms_pass_the_bulk_that_waited_before_them() {
     println!("{last} messages came before the last of {ALARMS} alarms, of {BULK} of bulk that were there before");
     assert!(last < (BULK / 4) as usize, "the last alarm came behind {last}");
     wait_until_well(&edge);
+    edge.stop();
+    hub.stop();
+}
+
+/// Pain 9, its other half: others leave nobody the choice of what is discarded.
+#[test]
+fn pain_09_what_an_outage_makes_worthless_is_given_up_by_rule_and_counted() {
+    let (edge_place, hub_place) = (Place::new(), Place::new());
+    let hub = hub_place.start(&config(HUB));
+    let relay = Relay::to(hub.address);
+    relay.set(Mode::Cut);
+    let rest = "queues: [{name: main, capture: ['#']}]\noutage:\n  \
+                - {queue: main, channels: ['state/#'], after: 0ms, keep_last: 1}\n  \
+                - {queue: main, channels: ['log/#'], after: 0ms, every: 10}\n";
+    let edge = edge_place.start(&edge_with(&relay.url(), "", rest));
+    publish(&edge, "state/a", 0..100);
+    publish(&edge, "state/b", 100..200);
+    publish(&edge, "log/a", 1_000..1_100);
+    publish(&edge, "site/a", 2_000..2_010);
+    relay.set(Mode::Open);
+    hurry(&edge);
+    let told = wait_until_well(&edge);
+    assert_eq!((number(&told["dropped"], "superseded"), number(&told["dropped"], "thinned")), (198, 90), "{told}");
+    let found = read_all(&hub, "main", 22);
+    let of = |from: u32, to: u32| found.iter().copied().filter(|n| (from..to).contains(n)).collect::<Vec<u32>>();
+    assert_eq!((of(0, 1_000), of(1_000, 2_000).len()), (vec![99, 199], 10), "{found:?}");
+    assert_eq!(of(2_000, 3_000), (2_000..2_010).collect::<Vec<u32>>(), "what no rule names is all there");
     edge.stop();
     hub.stop();
 }

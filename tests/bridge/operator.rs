@@ -84,6 +84,32 @@ fn a_paused_bridge_sends_nothing_keeps_everything_and_stays_paused_over_a_restar
     hub.stop();
 }
 
+/// A metered link must not cost more because a box was started again.
+#[test]
+fn a_days_bytes_that_are_used_up_are_so_after_a_restart() {
+    let (edge_place, hub_place) = (Place::new(), Place::new());
+    let hub = hub_place.start(&config(HUB));
+    let relay = Relay::to(hub.address);
+    let keys = "compress: false, pace: {bytes_per_day: 20KiB}";
+    let setup = edge_with(&relay.url(), keys, "queues: [{name: main, capture: ['#']}]\n");
+    let first = edge_place.start(&setup);
+    publish(&first, "site/a", 0..2_000);
+    let told = wait_for_bridge(&first, "the day's bytes are used up", |b| b["state"] == "spent");
+    assert!(number(&told, "day_bytes") >= 20_000 && number(&told, "queued") > 0, "{told}");
+    let shown = text(&tidegate(&first, &["bridge", "status"]));
+    assert!(shown.contains("goes on at midnight UTC") && shown.contains("of 20.0KiB"), "{shown}");
+    // An orderly stop, so that what it wants kept is on the disk.
+    first.stop();
+    let spent = relay.up();
+    assert!(spent < 40_000, "{spent} bytes went up");
+    let edge = edge_place.start(&setup);
+    wait_for_bridge(&edge, "they still are", |b| b["state"] == "spent" && b["queued"] != 0);
+    std::thread::sleep(A_WHILE);
+    assert!(relay.up() < spent + 4_096, "{} bytes more", relay.up() - spent);
+    edge.stop();
+    hub.stop();
+}
+
 #[test]
 fn a_reload_adds_moves_and_removes_bridges_without_a_restart() {
     let (edge_place, hub_place, other_place) = (Place::new(), Place::new(), Place::new());

@@ -2,7 +2,8 @@
 
 use super::broker::{Place, wait_until};
 use super::pair::{
-    HUB, bridge, config, edge_with, held, hurry, number, publish, publish_one, queue, read_payloads, wait_until_well,
+    HUB, bridge, config, edge_with, held, hurry, number, publish, publish_one, queue, read_payloads, tidegate,
+    wait_until_well,
 };
 use super::relay::{Mode, Relay};
 
@@ -21,8 +22,11 @@ fn pain_15_what_the_upstream_refuses_for_good_is_a_dead_letter_sent_once_and_blo
     let told = wait_until_well(&edge);
     assert_eq!(held(&hub, "main"), 20, "{told}");
     assert_eq!(told["dropped"], serde_json::json!({"message-too-large": 1}), "counted once");
-    // It lies in the dead letters.
+    // It lies in the dead letters, and says why.
     wait_until("it is there", || number(&queue(&edge, "main"), "dead") == 1);
+    let shown = tidegate(&edge, &["queue", "dead", "main", "--json"]);
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    assert!(shown.contains("message-too-large"), "{shown}");
     let letters = read_payloads(&edge, "$dead/main", 1);
     assert_eq!((letters.len(), letters[0].len()), (1, POISON));
     // It cost the link itself at most once, also over new connections and a restart of the hub.
@@ -53,7 +57,10 @@ fn what_the_upstreams_role_forbids_is_a_dead_letter_with_the_reason() {
     }
     let told = wait_until_well(&edge);
     assert_eq!((held(&hub, "main"), told["dropped"].clone()), (3, serde_json::json!({"forbidden": 2})), "{told}");
-    assert_eq!(number(&queue(&edge, "main"), "dead"), 2);
+    wait_until("they are there", || number(&queue(&edge, "main"), "dead") == 2);
+    let shown = tidegate(&edge, &["queue", "dead", "main", "--json"]);
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    assert_eq!(shown.matches("forbidden").count(), 2, "{shown}");
     edge.stop();
     hub.stop();
 }

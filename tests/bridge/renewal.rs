@@ -55,6 +55,27 @@ fn pain_14_an_authority_that_is_trusted_no_more_counts_without_a_restart() {
 }
 
 #[test]
+fn pain_14_a_hub_whose_certificate_is_revoked_is_left_at_the_next_hangup_signal() {
+    let (edge_place, hub_place, files) = (Place::new(), Place::new(), Files::new());
+    let hub = hub_place.start(&files.hub());
+    files.write("revoked.pem", files.authority.revokes(&[], 5).0);
+    let url = format!("tls://localhost:{}", door(&hub, "tls").port());
+    let crl = format!("tls: {{crl: ['{}'], ", files.path("revoked.pem").display());
+    let edge = edge_place.start(&config(&format!(
+        "{QUEUES}bridges: [{{name: hub, urls: ['{url}'], up: [main], {}}}]\n",
+        files.bridge(1).replace("tls: {", &crl)
+    )));
+    publish(&edge, "site/a", 0..10);
+    wait_until_well(&edge);
+    files.write("revoked.pem", files.authority.revokes(std::slice::from_ref(&files.shown.serial), 5).0);
+    edge.signal(Signal::HUP);
+    let told = wait_for_bridge(&edge, "the hub is not believed any more", |b| b["last_error"] == "tls");
+    assert!(told["last_error_detail"].as_str().expect("text").contains("revoked"), "{told}");
+    edge.stop();
+    hub.stop();
+}
+
+#[test]
 fn a_stop_waits_for_no_upstream() {
     let edge_place = Place::new();
     // A hub that takes the connection and says nothing: it is greeted for 15 seconds.

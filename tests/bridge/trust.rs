@@ -55,7 +55,7 @@ fn pain_14_a_hub_whose_certificate_is_revoked_is_left_at_once_and_one_with_a_new
     publish(&edge, "site/a", 0..10);
     wait_until_well(&edge);
     // The key leaks. The list alone ends it: neither broker is restarted nor told.
-    pki::write(&crl, authority.revokes(&[first.serial.clone()], 10).0);
+    pki::write(&crl, authority.revokes(std::slice::from_ref(&first.serial), 10).0);
     wait_for_bridge(&edge, "it is left", |b| is_refused_by_tls(b, "revoked"));
     publish(&edge, "site/a", 10..20);
     assert_eq!(held(&hub, "main"), 10, "nothing goes to who holds the key");

@@ -26,8 +26,8 @@ use crate::config::{BridgeSettings, DownRoute, MappingText};
 use crate::model::limits::DETAIL_BYTES_MAX;
 use crate::model::{Filter, Mono, Record};
 use crate::wire::{
-    Ack, Code, Consume, Contract, Credit, Deliver, DeliverItem, DeliverItems, FrameType, Head, Nack, Pause, Resume,
-    Start, Subscribe, Unsubscribe, append, append_filter, item_flag,
+    Ack, Code, Consume, Contract, Credit, Deliver, DeliverItem, DeliverItems, FrameType, Head, Nack, Outcome, Pause,
+    Resume, Start, Subscribe, Unsubscribe, append, append_filter, item_flag,
 };
 use std::collections::BTreeMap;
 
@@ -362,6 +362,10 @@ impl Down {
         match *event {
             // `accepted`, too: it is on the disk here, and what another upstream makes of it is not this one's business.
             Event::PublishAck { stream, ack } if stream >= STREAMS => {
+                if ack.outcome == Outcome::Dropped {
+                    // By the policy of a full queue here: it is gone, and that is not silent.
+                    *self.dropped.entry("local-full".into()).or_default() += u64::from(ack.count);
+                }
                 self.landing.handle_ack(now, stream, ack.first, ack.count);
             }
             Event::PublishNack { stream, nack } if stream >= STREAMS => self.landing.handle_nack(now, stream, &nack),
@@ -514,8 +518,8 @@ impl Down {
         bytes_max: usize,
     ) {
         let Some(terms) = &self.local else { return };
-        let bounds =
-            Bounds { frame_bytes_max: terms.frame_bytes_max as usize, weights: &settings.weights, compress: false };
+        let frame_bytes_max = terms.frame_bytes_max as usize;
+        let bounds = Bounds { frame_bytes_max, compress: false, weights: &settings.weights };
         self.landing.fill(now, &bounds, &mut self.pace, link, out, bytes_max);
     }
 

@@ -3,10 +3,13 @@
 use super::pair::{Pair, settings};
 use super::world::{World, queue};
 use crate::bridge::Reason;
+use crate::broker::{Event, Peer};
 use crate::config::BridgeSettings;
-use crate::config::{QueueSettings, Settings, SignatureSettings};
+use crate::config::{AuthSettings, QueueSettings, Settings, SignatureSettings};
 use crate::model::ConnId;
 use crate::model::admin::BridgeState;
+use crate::session::Denied;
+use crate::wire::auth_method;
 
 /// Publishes numbered texts at the edge.
 fn publish(edge: &mut World, conn: ConnId, from: u64, count: u64) {
@@ -21,7 +24,13 @@ fn arrived(hub: &mut World) -> Vec<String> {
     let conn = hub.connect();
     hub.consume(conn, 1, "main", "reader");
     hub.credit(conn, 1, 10_000);
-    let texts = hub.texts(conn);
+    let mut texts = Vec::new();
+    loop {
+        let messages = hub.messages(conn);
+        let (Some(first), Some(last)) = (messages.first(), messages.last()) else { break };
+        hub.ack(conn, 1, first.tag, (last.tag - first.tag + 1) as u32);
+        texts.extend(messages.into_iter().map(|m| m.text));
+    }
     hub.disconnect(conn);
     texts
 }
@@ -303,4 +312,220 @@ fn a_spent_budget_ends_the_connection_until_the_next_day_also_over_a_restart() {
     }
     pair.pass(61_000);
     assert!(queued(&pair.edge) < left, "{:?}", pair.status());
+}
+
+#[test]
+fn batches_of_telemetry_are_a_quarter_as_large_on_the_wire_and_arrive_as_they_were() {
+    let mut pair = pair();
+    let conn = pair.edge.connect();
+    let text = |n: u64| {
+        format!(
+            r#"{{"device":"boiler-{}","seq":{n},"temperature":{}.{},"unit":"C","state":"ok"}}"#,
+            n % 7,
+            n % 90,
+            n % 10
+        )
+    };
+    for n in 1..=3_000 {
+        pair.edge.publish(conn, n, &format!("site/{}/boiler", n % 7), &text(n));
+    }
+    pair.edge.frames(conn);
+    pair.pass(3_000);
+    let bytes = pair.status().bytes;
+    assert!(bytes["records"] >= 4 * bytes["batches"], "{bytes:?}");
+    assert!(arrived(&mut pair.hub).into_iter().eq((1..=3_000).map(text)));
+}
+
+#[test]
+fn after_a_cut_at_any_byte_each_message_is_at_the_hub_once_and_in_order() {
+    // Without ids nothing but the positions tells what the hub has.
+    for cut in (1..4_000).step_by(37) {
+        let mut pair = pair();
+        let conn = pair.edge.connect();
+        pair.cut_after = Some(cut);
+        publish(&mut pair.edge, conn, 1, 60);
+        pair.run();
+        pair.until_open();
+        pair.pass(3_000);
+        assert_eq!(queued(&pair.edge), 0, "cut at byte {cut}");
+        assert_eq!(arrived(&mut pair.hub), numbers(1..=60), "cut at byte {cut}");
+    }
+}
+
+#[test]
+fn what_the_hub_stored_before_a_cut_is_acknowledged_by_its_welcome_and_not_sent_again() {
+    let mut pair = pair();
+    pair.hub_is_heard = false;
+    let conn = pair.edge.connect();
+    publish(&mut pair.edge, conn, 1, 50);
+    pair.pass(3_000);
+    let sent = pair.status().bytes["records"];
+    assert!(queued(&pair.edge) == 50 && sent > 0);
+    pair.cut();
+    pair.hub_is_heard = true;
+    pair.crash_edge();
+    pair.until_open();
+    pair.pass(3_000);
+    assert_eq!((queued(&pair.edge), pair.status().acked), (0, 50));
+    let again = pair.status().bytes["records"];
+    let one = (sent + again) / 50;
+    assert!(sent + again <= 50 * (one + 1), "{sent} bytes and {again} after it");
+    assert_eq!(arrived(&mut pair.hub), numbers(1..=50));
+}
+
+#[test]
+fn a_refusal_that_a_cut_swallowed_is_a_dead_letter_all_the_same() {
+    let rule = SignatureSettings { channels: vec!["signed/#".into()], keys: Vec::new(), tenant: String::new() };
+    let hub = Settings { queues: vec![queue("main", "#")], signatures: vec![rule], ..Settings::default() };
+    let mut pair = Pair::of(World::new(vec![queue("main", "#")]), World::with(hub), settings(&["main"]));
+    pair.hub_is_heard = false;
+    let conn = pair.edge.connect();
+    pair.edge.publish(conn, 1, "signed/x", "poison");
+    pair.run();
+    pair.cut();
+    pair.hub_is_heard = true;
+    pair.until_open();
+    pair.pass(3_000);
+    assert_eq!(pair.status().dropped["bad-signature"], 1);
+    let reader = pair.edge.connect();
+    pair.edge.consume(reader, 1, "$dead/main", "reader");
+    pair.edge.credit(reader, 1, 10);
+    assert_eq!(pair.edge.texts(reader), ["poison"]);
+}
+
+#[test]
+fn through_cuts_and_crashes_of_both_sides_each_message_is_at_the_hub_once_and_in_order_of_its_lane() {
+    for seed in 0..8 {
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut pair = pair();
+        let mut conn = pair.edge.connect();
+        let (mut number, mut next, mut sent) = (1, [0u64; 2], [Vec::new(), Vec::new()]);
+        for _ in 0..60 {
+            match rng.u8(0..10) {
+                0..=4 => {
+                    for _ in 0..rng.u64(1..80) {
+                        let lane = rng.usize(0..2);
+                        let text = format!("{lane}:{}", next[lane]);
+                        let high = |r: &mut crate::model::Record<'_>| {
+                            r.priority = crate::model::Priority::new(4 * lane as u8).expect("a lane");
+                        };
+                        let contract = crate::wire::Contract::Queue;
+                        pair.edge.publish_with(conn, number, contract, high, "a/b", &text);
+                        sent[lane].push(text);
+                        (number, next[lane]) = (number + 1, next[lane] + 1);
+                    }
+                }
+                5 => pair.cut_after = Some(rng.usize(1..3_000)),
+                6 => pair.cut(),
+                7 => {
+                    pair.crash_edge();
+                    (conn, number) = (pair.edge.connect(), 1);
+                }
+                8 => pair.crash_hub(),
+                _ => pair.hub_is_heard = rng.bool(),
+            }
+            pair.run();
+            pair.pass(rng.u64(0..1_500));
+        }
+        (pair.hub_is_heard, pair.cut_after) = (true, None);
+        for _ in 0..200 {
+            if queued(&pair.edge) == 0 {
+                break;
+            }
+            pair.pass(1_000);
+        }
+        assert_eq!(queued(&pair.edge), 0, "{:?}", pair.status());
+        let all = arrived(&mut pair.hub);
+        for (lane, sent) in sent.iter().enumerate() {
+            let of: Vec<_> = all.iter().filter(|t| t.starts_with(&format!("{lane}:"))).cloned().collect();
+            assert!(of == *sent, "seed {seed}, lane {lane}: {} of {}", of.len(), sent.len());
+        }
+    }
+}
+
+#[test]
+fn new_routes_are_consumed_and_new_addresses_dialed_at_once() {
+    let queues = || vec![queue("main", "a/#"), queue("other", "b/#")];
+    let mut pair = Pair::new(queues(), vec![queue("main", "#")], settings(&["main"]));
+    let conn = pair.edge.connect();
+    pair.edge.publish(conn, 1, "b/x", "1");
+    pair.pass(100);
+    assert_eq!(queued(&pair.edge), 1);
+    pair.set(settings(&["main", "other"]));
+    pair.pass(3_000);
+    assert_eq!((queued(&pair.edge), pair.dialed.len()), (0, 2));
+    let calm = BridgeSettings { ack_ms_max: 7_000, ..settings(&["main", "other"]) };
+    pair.set(calm.clone());
+    assert_eq!(pair.dialed.len(), 2, "nothing that needs another connection");
+    pair.set(BridgeSettings { urls: vec!["tcp://elsewhere:1".into()], ..calm });
+    assert_eq!((pair.dialed.len(), pair.status().url.as_str()), (3, "tcp://elsewhere:1"));
+    assert_eq!(arrived(&mut pair.hub), ["1"]);
+}
+
+#[test]
+fn credentials_are_asked_for_and_what_is_refused_says_auth() {
+    let hub = Settings {
+        queues: vec![queue("main", "#")],
+        auth: AuthSettings { identities: Some("identities".into()), ..Settings::default().auth },
+        ..Settings::default()
+    };
+    let with = BridgeSettings { login_key: "env:KEY".into(), ..settings(&["main"]) };
+    let mut pair = Pair::of(World::new(vec![queue("main", "#")]), World::with(hub), with);
+    pair.from = Peer::tcp(([127, 0, 0, 1], 5_000).into());
+    pair.cut();
+    pair.pass(1_000);
+    let (method, challenge) = pair.asked.pop().expect("the edge is asked for credentials");
+    assert_eq!((pair.state(), method, challenge.len()), (BridgeState::Greeting, auth_method::KEY, 32));
+    pair.bridge.handle_credentials(pair.edge.now, pair.number(), Ok((method, vec![7; 96])));
+    pair.run();
+    let (conn, attempt) = pair.hub.asked.pop_front().expect("the hub is to check them");
+    assert_eq!(attempt.data, [7; 96]);
+    pair.hub
+        .event(Event::Authenticated { conn, outcome: Err(Denied { reason: "unknown", detail: "a test's".into() }) });
+    pair.run();
+    assert_eq!((pair.state(), pair.status().last_error.as_str()), (BridgeState::Waiting, "auth"));
+    pair.answer = Some(Err("the file is not there".into()));
+    pair.pass(3_000);
+    assert_eq!(pair.status().last_error_detail, "the file is not there");
+}
+
+#[test]
+fn a_hub_that_stops_is_sent_nothing_more_and_come_back_to() {
+    let mut pair = pair();
+    let deadline = pair.hub.now.mono.plus_ms(2_000);
+    pair.hub.hold_commits = true;
+    let conn = pair.edge.connect();
+    publish(&mut pair.edge, conn, 1, 1);
+    pair.run();
+    pair.hub.event(Event::Stop { deadline });
+    pair.run();
+    let up = pair.status().bytes["up"];
+    publish(&mut pair.edge, conn, 2, 10);
+    pair.run();
+    assert_eq!(pair.status().bytes["up"], up);
+    pair.crash_hub();
+    pair.until_open();
+    pair.pass(3_000);
+    assert_eq!(arrived(&mut pair.hub), numbers(1..=11));
+}
+
+#[test]
+fn one_busy_queue_among_idle_ones_has_the_whole_window() {
+    let names = ["main", "q1", "q2", "q3", "q4", "q5", "q6", "q7"];
+    let queues = names.iter().map(|name| queue(name, &format!("{name}/#"))).collect();
+    let with = BridgeSettings { ramp_ms: 0, ..settings(&names) };
+    let mut pair = Pair::new(queues, vec![queue("main", "#")], with);
+    let start = pair.status().window;
+    let conn = pair.edge.connect();
+    for n in 1..=2_000 {
+        pair.edge.publish(conn, n, "main/x", &n.to_string());
+        if n % 400 == 0 {
+            pair.pass(100);
+        }
+    }
+    pair.pass(1_000);
+    assert_eq!(queued(&pair.edge), 0);
+    let grown = pair.status().window;
+    assert!(grown.0 >= 4 * start.0 && grown.1 >= 2 * start.1, "{start:?} became {grown:?}");
 }

@@ -60,7 +60,7 @@ fn a_bridge_that_has_told_nothing_yet_is_shown_as_waiting_with_what_waits_for_it
 fn what_waits_for_a_bridge_is_counted_when_somebody_asks() {
     let mut w = World::with(settings(vec![bridge("hub", "")]));
     let c = w.connect();
-    let consumer = w.connect();
+    let consumer = w.local_bridge("hub");
     w.consume(consumer, 1, "main", "bridge:hub");
     told(&mut w, "hub", BridgeState::Open, None);
     for n in 1..=3 {
@@ -91,7 +91,7 @@ fn what_waits_for_a_bridge_is_counted_when_somebody_asks() {
 fn what_a_queue_let_go_before_it_was_forwarded_is_counted() {
     let full = QueueSettings { messages_max: 10, overflow: Overflow::DropOldest, ..queue("main", "#") };
     let mut w = World::with(Settings { queues: vec![full], ..settings(vec![bridge("hub", "")]) });
-    let (c, consumer) = (w.connect(), w.connect());
+    let (c, consumer) = (w.connect(), w.local_bridge("hub"));
     w.consume(consumer, 1, "main", "bridge:hub");
     (1..=25).for_each(|n| w.publish(c, n, "a", "x"));
     w.verdicts(c);
@@ -244,4 +244,14 @@ fn a_bridge_that_leaves_by_a_reload_is_forgotten_and_one_that_a_start_misses_is_
     w.pass(1_000);
     w.restart();
     assert_eq!(w.broker.bridge_kept("hub"), None);
+}
+
+#[test]
+fn nobody_else_consumes_as_a_bridge_of_this_broker() {
+    let mut w = World::with(settings(vec![bridge("hub", "")]));
+    let c = w.connect();
+    w.consume_with(c, 1, "main", "bridge:hub", &[], |_| {});
+    assert_eq!(w.expect(c).get::<crate::wire::ErrorHead<'_>>().code, Code::Forbidden as u16);
+    w.consume_with(c, 3, "main", "bridge:other", &[], |_| {});
+    assert_eq!(w.expect(c).kind, crate::wire::FrameType::Ok, "a name that is no bridge's here is free");
 }

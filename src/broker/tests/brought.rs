@@ -2,9 +2,9 @@
 
 use super::pair::{Pair, settings};
 use super::world::{Message, World, queue, record};
-use crate::config::{BridgeSettings, Overflow, QueueSettings, Settings};
+use crate::config::{BridgeSettings, Keep, Overflow, QueueSettings, Settings};
 use crate::model::admin::BridgeState;
-use crate::model::{Channel, ConnId, MessageId, Priority, Properties, Property, Record, tag};
+use crate::model::{Channel, ConnId, Priority, Properties, Property, Record, tag};
 use crate::wire::{Contract, Publish, Since, Subscribe};
 
 fn down(routes: &[&str]) -> BridgeSettings {
@@ -274,7 +274,7 @@ fn channels_are_mapped_and_the_first_route_that_matches_takes_a_message_once() {
 
 #[test]
 fn a_subscription_to_a_channel_with_history_goes_on_where_it_stopped() {
-    let hub = QueueSettings { history: true, keep: crate::config::Keep::Limits, ..queue("main", "a/#") };
+    let hub = QueueSettings { history: true, keep: Keep::Limits, ..queue("main", "a/#") };
     let mut pair = Pair::new(vec![queue("main", "#")], vec![hub], down(&["subscribe a/b"]));
     let conn = pair.hub.connect();
     publish(&mut pair.hub, conn, "a/b", 1, 3);
@@ -291,8 +291,7 @@ fn a_subscription_to_a_channel_with_history_goes_on_where_it_stopped() {
 
 #[test]
 fn a_gap_that_the_hub_cannot_fill_is_counted_and_the_retained_value_comes_anew() {
-    let hub =
-        QueueSettings { history: true, keep: crate::config::Keep::Limits, messages_max: 2, ..queue("main", "a/#") };
+    let hub = QueueSettings { history: true, keep: Keep::Limits, messages_max: 2, ..queue("main", "a/#") };
     let hub = QueueSettings { overflow: Overflow::DropOldest, ..hub };
     let mut pair = Pair::new(vec![queue("main", "#")], vec![hub], down(&["subscribe a/b"]));
     let conn = pair.hub.connect();
@@ -355,7 +354,7 @@ fn a_subscription_is_held_while_there_is_no_room_and_what_it_loses_is_counted() 
 #[test]
 fn of_a_channel_with_history_nothing_is_lost_while_there_is_no_room() {
     let full = QueueSettings { messages_max: 5, overflow: Overflow::Reject, ..queue("main", "#") };
-    let hub = QueueSettings { history: true, keep: crate::config::Keep::Limits, ..queue("main", "a/#") };
+    let hub = QueueSettings { history: true, keep: Keep::Limits, ..queue("main", "a/#") };
     let settings = BridgeSettings { window_messages: 4, ..down(&["subscribe a/b"]) };
     let mut pair = Pair::new(vec![full], vec![hub], settings);
     let conn = pair.hub.connect();
@@ -404,15 +403,50 @@ fn what_began_here_does_not_come_back_and_what_passed_too_many_bridges_goes_no_f
 
 #[test]
 fn a_queue_that_is_up_and_down_with_the_same_hub_does_not_go_round() {
+    let keep = |name| QueueSettings { keep: Keep::Limits, ..queue(name, "#") };
     let settings = BridgeSettings { up: vec!["main".into()], ..down(&["consume main"]) };
+    let mut pair = Pair::new(vec![keep("main")], vec![keep("main")], settings);
+    let (edge, hub) = (pair.edge.connect(), pair.hub.connect());
+    for n in 1..=10 {
+        pair.edge.publish(edge, n, "a/b", &format!("of the edge {n}"));
+        pair.hub.publish(hub, n, "a/b", &format!("of the hub {n}"));
+        pair.run();
+    }
+    pair.pass(10_000);
+    assert_eq!((pair.status().acked, pair.status().brought), (10, 10), "{:?}", pair.status());
+    for world in [&mut pair.edge, &mut pair.hub] {
+        let mut came = texts(world, "main");
+        came.sort_unstable();
+        let mut all: Vec<_> = (1..=10).flat_map(|n| [format!("of the edge {n}"), format!("of the hub {n}")]).collect();
+        all.sort_unstable();
+        assert_eq!(came, all, "each once");
+    }
+}
+
+#[test]
+fn what_goes_up_is_mapped_and_says_where_it_entered() {
+    let settings = settings(&["main site/+/# -> edges/{name}/{bridge}/+/#", "main secret/# -> secret/#"]);
     let mut pair = Pair::new(vec![queue("main", "#")], vec![queue("main", "#")], settings);
     let conn = pair.edge.connect();
-    for n in 1..=10 {
-        pair.edge.publish_with(conn, n, Contract::Queue, |r| r.id = MessageId([n as u8; 16]), "a/b", &n.to_string());
-    }
+    let listener = listen(&mut pair.hub, "#");
+    publish(&mut pair.edge, conn, "site/7/temp/room", 1, 1);
     pair.run();
-    pair.pass(10_000);
-    assert!(pair.status().acked <= 10 * 9, "{:?}", pair.status());
+    let seen = pair.hub.expect(listener);
+    let head = seen.get::<crate::wire::Deliver>();
+    let item = crate::wire::DeliverItems::parse(&seen.payload, head.count, head.total).expect("well-formed").next();
+    let item = item.expect("one item");
+    let record = Record::decode(item.record).expect("a record");
+    assert_eq!(record.channel.as_str(), "edges/edge/hub/7/temp/room");
+    assert_eq!(record.properties.get(tag::ORIGIN), Some(&b"edge-1"[..]));
+    assert_eq!(record.properties.get(tag::HOPS), Some(&[1][..]));
+    publish(&mut pair.edge, conn, "other", 2, 1);
+    publish(&mut pair.edge, conn, &format!("site/{}", "x".repeat(1_015)), 3, 1);
+    publish(&mut pair.edge, conn, "secret/x", 4, 1);
+    pair.run();
+    let seen = held(&mut pair.hub, "main").into_iter().map(|m| m.channel).collect::<Vec<_>>();
+    assert_eq!(seen, ["edges/edge/hub/7/temp/room", "secret/x"]);
+    assert_eq!(dropped(&pair, "bad-channel"), 1);
+    assert_eq!(texts(&mut pair.edge, "$dead/main"), ["3"]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod positions;
 mod publishing;
 mod resume;
 mod review;
+mod rings;
 mod signatures;
 mod simulated;
 mod storage;

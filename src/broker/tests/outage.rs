@@ -105,6 +105,7 @@ fn the_last_of_each_channel_is_forwarded_and_the_rest_is_passed_over_settled_and
     assert_eq!(w.texts(b), ["a4", "b1", "o1", "o2", "o3", "a5"]);
     assert_eq!(w.losses(), losses(0, 3, 0));
     assert_eq!(w.broker.counters().superseded, 3);
+    assert_eq!(w.broker.bridge_statuses(0)[0].dropped, [("superseded".to_owned(), 3)].into());
     w.ack(b, 1, 1, 6);
     w.pass(2_000);
     assert_eq!(w.held(), 0, "what was passed over is settled");

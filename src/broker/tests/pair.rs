@@ -19,6 +19,8 @@ pub(super) struct Pair {
     pub(super) dialed: Vec<usize>,
     /// What dialing an address leads to; connected where there is nothing.
     pub(super) broken: Vec<Option<Reason>>,
+    /// Who the bridge is to the hub.
+    pub(super) from: Peer,
     /// A dial hangs for ever.
     pub(super) hangs: bool,
     /// Bytes to the hub that still pass before the link is cut; `None` is all.
@@ -61,6 +63,7 @@ impl Pair {
             link: None,
             dialed: Vec::new(),
             broken: Vec::new(),
+            from: Peer::Unix { uid: 0, pid: 0, admin: true },
             hangs: false,
             cut_after: None,
             hub_reads: true,
@@ -156,6 +159,11 @@ impl Pair {
         moved
     }
 
+    /// Number of the connection.
+    pub(super) fn number(&self) -> u64 {
+        self.link.map_or(0, |(number, _)| number)
+    }
+
     /// Carries once.
     pub(super) fn carry(&mut self) {
         self.step();
@@ -173,7 +181,7 @@ impl Pair {
                 match self.broken.get(url).copied().flatten() {
                     Some(reason) => self.bridge.handle_dialed(now, number, Err(failure(reason))),
                     None => {
-                        let conn = self.hub.connect_raw(true);
+                        let conn = self.hub.connect_from(self.from.clone());
                         self.link = Some((number, conn));
                         self.bridge.handle_dialed(now, number, Ok(()));
                     }
@@ -215,6 +223,13 @@ impl Pair {
             self.hub.disconnect(conn);
         }
         self.pipe.clear();
+    }
+
+    /// New settings.
+    pub(super) fn set(&mut self, settings: BridgeSettings) {
+        self.settings = settings.clone();
+        self.bridge.handle_settings(self.edge.now, Arc::new(settings));
+        self.run();
     }
 
     /// The link breaks: what was under way on it is gone.

@@ -1,6 +1,7 @@
 //! Contract `upstream`: kept here first, done when the upstream has it, and never said to be there when it is not.
 
 use super::outage::{MINUTE, rule, settings};
+use super::pair::{self, Pair};
 use super::world::{World, id, queue};
 use crate::config::{BridgeSettings, Overflow, Settings};
 use crate::model::{ConnId, MessageId};
@@ -335,4 +336,36 @@ fn only_who_may_publish_there_is_told_of_a_message() {
     let head = Request { channel: "$status/nonsense", deadline_ms: 0, total: 0, properties: &[] };
     w.send(p, 10, &head, &[]);
     assert_eq!(w.expect_error(p), Code::BadChannel);
+}
+
+#[test]
+fn between_two_brokers_the_final_answer_comes_once_the_hub_has_it_on_disk_and_says_what_it_refused() {
+    let hub = pair::settings(&["main"]);
+    let edge = Settings { bridges: vec![hub.clone()], ..settings(|_| {}, vec![]) };
+    let mut of_hub = Settings { queues: vec![queue("in", "#")], ..Settings::default() };
+    of_hub.limits.message_bytes_max = 20_000;
+    let mut pair = Pair::of(World::with(edge), World::with(of_hub), hub);
+    let p = pair.edge.connect();
+    pair.hub.hold_commits = true;
+    put(&mut pair.edge, p, 1, 1, "a");
+    pair.run();
+    assert_eq!(pair.edge.verdicts(p), [(1, Ok(Outcome::Accepted))], "the hub has not synced");
+    pair.hub.hold_commits = false;
+    while !pair.hub.held.is_empty() {
+        pair.hub.release_commit();
+    }
+    pair.run();
+    assert_eq!(pair.edge.verdicts(p), [(1, Ok(Outcome::Stored))]);
+    pair.edge.publish_with(p, 2, UP, |r| r.id = id(2), "a", &"x".repeat(30_000));
+    put(&mut pair.edge, p, 3, 3, "a");
+    pair.run();
+    let mut told = pair.edge.verdicts(p);
+    told.sort_by_key(|(number, verdict)| (*number, *verdict != Ok(Outcome::Accepted)));
+    let expected = [
+        (2, Ok(Outcome::Accepted)),
+        (2, Err(Code::UpstreamRefused)),
+        (3, Ok(Outcome::Accepted)),
+        (3, Ok(Outcome::Stored)),
+    ];
+    assert_eq!(told, expected);
 }

@@ -244,6 +244,37 @@ fn an_interim_acceptance_frees_the_window_and_settles_nothing() {
 }
 
 #[test]
+fn what_was_accepted_in_between_is_published_again_after_a_lost_connection_and_settled_in_any_order() {
+    let mut pipeline = Pipeline::new(&Options::default());
+    let (mut settled, mut out) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        push(&mut pipeline, 0);
+    }
+    pipeline.connected(&TERMS);
+    pipeline.fill(0, &mut Link::new(0), &mut out, 100_000, &mut settled);
+    let accepted = PublishAck { first: 1, count: 3, outcome: Outcome::Accepted };
+    pipeline.handle_ack(&accepted, &mut settled);
+    pipeline.disconnected();
+    pipeline.connected(&TERMS);
+    out.clear();
+    pipeline.fill(0, &mut Link::new(0), &mut out, 100_000, &mut settled);
+    let Ok(Decoded::Frame(frame, _)) = decode(&out, 1 << 20) else { panic!("a whole frame") };
+    assert_eq!((frame.head::<Batch>().expect("a batch").count, settled.len()), (3, 0), "all three again");
+    pipeline.handle_ack(&accepted, &mut settled);
+    pipeline.handle_ack(&PublishAck { first: 3, count: 1, outcome: Outcome::Duplicate }, &mut settled);
+    let code = Code::UpstreamRefused as u16;
+    let nack = PublishNack { first: 1, count: 1, code, retry_after_ms: 0, detail: "too old" };
+    pipeline.handle_nack(0, &nack, &mut settled);
+    let told: Vec<(u64, bool)> = settled.iter().map(|s| (s.first, s.result.is_ok())).collect();
+    assert_eq!(told, [(2, true), (0, false)]);
+    // A final nack is no fence: what follows goes out.
+    push(&mut pipeline, 0);
+    assert!(pipeline.wants_write(0));
+    pipeline.handle_ack(&PublishAck { first: 2, count: 1, outcome: Outcome::Duplicate }, &mut settled);
+    assert_eq!((pipeline.settled_below(), pipeline.unanswered), (3, 0));
+}
+
+#[test]
 fn a_message_beyond_the_brokers_limit_fails_here_and_blocks_nobody() {
     let mut pipeline = Pipeline::new(&Options::default());
     let (mut settled, mut out, mut link) = (Vec::new(), Vec::new(), Link::new(0));
