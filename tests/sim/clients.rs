@@ -359,6 +359,7 @@ impl World<'_> {
             Role::Consumer(w) => {
                 let (key, filters) = (w.key.clone(), w.plan.filters.clone());
                 self.ledger.reader(&key, &filters);
+                self.ledger.opened(&key, self.hosts[key.0].life.process, self.now_us);
             }
             Role::Subscriber(s) if s.history => {
                 // Told that nothing is missing, it holds the broker to it.
@@ -414,7 +415,11 @@ impl World<'_> {
             match client.core.publish(m.contract, &record) {
                 Ok(number) => {
                     self.links[l].numbers.insert(number, uid);
-                    self.ledger.fates[uid as usize].sends += 1;
+                    let fate = &mut self.ledger.fates[uid as usize];
+                    if fate.sends == 0 {
+                        fate.sent_us = self.now_us;
+                    }
+                    fate.sends += 1;
                     p.cursor += 1;
                     self.trace.note("a publish", [c as u64, number, u64::from(uid)]);
                 }

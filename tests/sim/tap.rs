@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use tidegate::model::{ConnId, Record};
 use tidegate::wire::{
-    self, Ack, Consume, Decoded, Deliver, DeliverItems, FLAG_CONT, FLAG_MORE, Frame, FrameType, Nack, Outcome,
+    self, Ack, Consume, Decoded, Deliver, DeliverItems, EXTENSION_LANES, FLAG_CONT, FLAG_MORE, Frame, FrameType, Nack,
+    Outcome, Pause,
 };
 
 /// A message as it travels.
@@ -141,6 +142,8 @@ struct Stream {
     assembler: Assembler,
     /// Deliveries without an answer: tag, message, bytes of its record.
     held: BTreeMap<u64, (u32, usize)>,
+    /// Lanes of which it wanted no more at some time, bit n for lane n.
+    stopped: u16,
 }
 
 impl SessionTap {
@@ -173,6 +176,12 @@ impl SessionTap {
                     let queue = frame.head::<Consume<'_>>().expect("a head").queue.to_owned();
                     streams.insert(number, Stream { queue, ..Stream::default() });
                 }
+                FrameType::Pause => {
+                    let (_, extensions) = frame.head_with_extensions::<Pause>().expect("a head");
+                    let lanes = extensions.iter().find(|e| e.tag == EXTENSION_LANES);
+                    let lanes = lanes.and_then(|e| postcard::from_bytes::<u16>(e.value).ok());
+                    streams.entry(number).or_default().stopped |= lanes.expect("it names lanes");
+                }
                 FrameType::Unsubscribe => drop(streams.remove(&number)),
                 FrameType::Ack => {
                     let ack: Ack = frame.head().expect("a head");
@@ -197,6 +206,11 @@ impl SessionTap {
                 _ => {}
             }
         });
+    }
+
+    /// Lanes of all its consumers that it wanted no more of at some time.
+    pub fn stopped(&self) -> u64 {
+        self.streams.values().map(|stream| u64::from(stream.stopped.count_ones())).sum()
     }
 
     /// Messages and bytes of records that the bridge has and answered not yet.

@@ -5,13 +5,13 @@
 use crate::clients::Client;
 use crate::edge::Way;
 use crate::host::Host;
-use crate::ledger::{Broken, Ledger, ReaderKey};
+use crate::ledger::{Broken, Ledger, Missing};
 use crate::net::{End, Link, Pipe};
-use crate::plan::{Fault, Plan};
+use crate::plan::{Fault, Plan, RolePlan};
 use crate::tap::Tap;
 use crate::trace::Trace;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use tidegate::broker::Event;
 use tidegate::model::Wall;
 
@@ -271,34 +271,44 @@ impl<'t> World<'t> {
             self.tell_space(h);
         }
         for c in 0..self.clients.len() {
+            self.quicken(c);
             self.settle_held(c);
         }
         self.heal_way();
         self.at(self.now_us, Ev::Check);
     }
 
+    /// Who must answer in time has a line from now on that lets it: where a message takes longer than that to come, it is
+    /// sent again for ever.
+    fn quicken(&mut self, c: usize) {
+        let client = &mut self.clients[c];
+        let RolePlan::Consumer(consumer) = &client.plan.role else { return };
+        if consumer.ack_timeout_ms == 0 {
+            return;
+        }
+        (client.plan.delay_us, client.plan.rate) = ((10, 100), 100_000);
+        if let Some(l) = client.link {
+            let link = &mut self.links[l];
+            for pipe in [&mut link.up, &mut link.down] {
+                (pipe.delay_us, pipe.rate) = (client.plan.delay_us, client.plan.rate);
+            }
+        }
+    }
+
     fn check_rest(&mut self) {
         let waits = self.ledger.unanswered().next();
         let missing = self.not_at_rest();
-        // What a policy drops of a queue is counted once, however many readers miss it.
-        let count = |of: fn(bool, bool) -> bool| {
-            let some = missing.iter().filter(|(.., d, m)| of(*d, *m));
-            some.map(|(uid, key, ..)| (*uid, &key.1)).collect::<BTreeSet<_>>().len() as u64
-        };
         let (dropped, expired) = self.counted();
-        let lost = count(|d, m| !d && !m) > 0 || count(|d, m| d && !m) > dropped || count(|_, m| m) > expired;
+        let lost = self.ledger.lost(&missing, dropped, expired).is_some();
         if waits.is_none() && !lost {
             self.quiet_since.get_or_insert(self.now_us);
         } else {
             self.quiet_since = None;
         }
-        if self.now_us > self.heal_us + REST_US {
-            eprintln!("NOREST seed {waits:?} {dropped} {expired} {missing:?}");
-        }
     }
 
     /// What is promised and did not arrive yet.
-    fn not_at_rest(&self) -> Vec<(u32, ReaderKey, bool, bool)> {
+    fn not_at_rest(&self) -> Vec<Missing> {
         let lives: Vec<_> = self.hosts.iter().map(|h| h.life).collect();
         self.ledger.missing(&lives)
     }
