@@ -208,14 +208,18 @@ impl Up {
     ) -> Option<u64> {
         let l = &self.lanes[lane];
         let consumer = l.consumer;
-        if let Some(position) = l.position.as_ref().filter(|p| seq <= p.last) {
-            match position.refused.binary_search_by_key(&seq, |(seq, _)| *seq) {
-                Ok(at) => {
-                    let code = position.refused[at].1;
-                    self.given_up.push(GivenUp { consumer, tag, bytes: 0, code, detail: String::new() });
-                }
-                Err(_) => push_ack(&mut self.acks, consumer, tag, 0),
-            }
+        let position = l.position.as_ref().filter(|p| seq <= p.last);
+        let code_of = |p: &SourcePosition| {
+            let at = p.refused.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
+            Some(p.refused[at].1)
+        };
+        if let Some(code) = position.and_then(code_of) {
+            self.given_up.push(GivenUp { consumer, tag, bytes: 0, code, detail: String::new() });
+            return None;
+        }
+        // A record given up here was never sent, and the upstream is past it by what came behind it: it is given up again.
+        if position.is_some() && passage.pass(consumer, record, &mut Vec::new()).is_ok() {
+            push_ack(&mut self.acks, consumer, tag, 0);
             return None;
         }
         let written = self.append(lane, tag, seq, |arena| passage.pass(consumer, record, arena));
@@ -520,3 +524,6 @@ impl Up {
         fences.map(|f| f.retry_at).min()
     }
 }
+
+#[cfg(test)]
+mod tests;

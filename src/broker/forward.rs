@@ -4,6 +4,7 @@
 use super::deliver::{BURST, PAGE_BYTES};
 use super::entries::{channel_of, holds};
 use super::{Broker, Peer, Waiting, upstream};
+use crate::config::BridgeSettings;
 use crate::model::{ConnId, Priority, Wall};
 use crate::queue::{Consumer, Forward, Loss, Outage, PendingState, Shares, Thinner};
 use crate::store::block::{BlockReader, Entry};
@@ -24,16 +25,21 @@ impl Broker {
         self.conns.get(&conn).is_some_and(|c| c.peer.is_bridge())
     }
 
-    /// The weights of a bridge's lanes, where this session is one.
-    fn weights_of(&self, conn: ConnId) -> Option<&[u32]> {
-        let Peer::Bridge { name, .. } = &self.conns.get(&conn)?.peer else { return None };
-        let of = self.settings.bridges.iter().find(|b| b.name == **name);
-        Some(of.map_or(&[], |b| b.weights.as_slice()))
+    /// The weights of a bridge's lanes, where this session is one: that of another broker has said nothing of them.
+    fn weights_of(&self, conn: ConnId) -> Option<Vec<u32>> {
+        let c = self.conns.get(&conn)?;
+        match &c.peer {
+            Peer::Bridge { name, .. } => {
+                let of = self.settings.bridges.iter().find(|b| b.name == **name);
+                Some(of.map_or_else(Vec::new, |b| b.weights.clone()))
+            }
+            _ => c.source_owner().map(|_| BridgeSettings::new("").weights),
+        }
     }
 
     /// A session consumes: if it is a bridge, the consumer is one's from now on.
     pub(super) fn adopt_forward(&mut self, conn: ConnId, q: usize, c: usize) {
-        let Some(weights) = self.weights_of(conn).map(<[u32]>::to_vec) else { return };
+        let Some(weights) = self.weights_of(conn) else { return };
         if let Some(consumer) = self.queues[q].consumers[c].as_mut() {
             match &mut consumer.forward {
                 Some(forward) => forward.shares.set(&weights),

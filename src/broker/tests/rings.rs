@@ -11,8 +11,11 @@ use std::sync::Arc;
 /// Brokers of which each forwards what it has to the next.
 struct Ring {
     worlds: Vec<World>,
-    bridges: Vec<(Bridge, Option<ConnId>, Option<(u64, ConnId)>)>,
+    bridges: Vec<Joint>,
 }
+
+/// A bridge, its session here, and its connection to the next.
+type Joint = (Bridge, Option<ConnId>, Option<(u64, ConnId)>);
 
 impl Ring {
     fn new(names: &[&str], settings: &BridgeSettings) -> Self {
