@@ -52,7 +52,7 @@ impl Plan {
         // Either one queue forwards everything, or two share it.
         let parts: Vec<Vec<&str>> =
             if rng.bool() { vec![vec!["c/#"]] } else { vec![vec!["c/0/#"], vec!["c/1/#", "c/2/#"]] };
-        let mapped = chance(rng, 50) && false;
+        let mapped = chance(rng, 50);
         let mut up = Vec::new();
         for (n, capture) in parts.iter().enumerate() {
             let q = QueueSettings {

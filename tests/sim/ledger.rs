@@ -8,6 +8,9 @@ use tidegate::config::{Overflow, QueueSettings, Storage};
 use tidegate::model::{Channel, Filter};
 use tidegate::wire::{Contract, Outcome, item_flag};
 
+/// A queue of so many messages and bytes is never full here.
+const ROOM: u64 = 100_000;
+
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
@@ -59,6 +62,8 @@ struct ReaderState {
     filters: Vec<String>,
     /// In which process of its broker it was opened last, and when it knew first, in microseconds.
     opened: Option<(u64, u64)>,
+    /// Messages its sessions got.
+    had: BTreeSet<u32>,
     /// Messages its sessions acknowledged.
     done: BTreeSet<u32>,
     /// Places delivered to its sessions without the flag: epoch, lane, sequence.
@@ -215,6 +220,7 @@ impl Ledger {
             self.fail("delivery only to matching filters", format!("{queue} captured {:?}", seen.channel));
         }
         let state = self.readers.entry(key.clone()).or_default();
+        state.had.insert(seen.uid);
         if !state.filters.is_empty() && !state.filters.iter().any(|f| matches(f, &seen.channel)) {
             let detail = format!("{key:?} was sent {:?}", seen.channel);
             self.fail("delivery only to matching filters", detail);
@@ -303,8 +309,10 @@ impl Ledger {
                     let known = q.storage == Storage::Disk
                         || state.opened.is_some_and(|(process, us)| process == now.process && us < fate.sent_us);
                     if wants && known && !state.done.contains(&uid) {
-                        // A dead letter nobody took for long may be dropped for another.
-                        let droppable = q.overflow != Overflow::Reject || self.across.is_given_up(uid);
+                        // A dead letter nobody took for long may be dropped for another, where there is little room.
+                        let room = q.messages_max.min(q.bytes_max) >= ROOM;
+                        let dead = !room && state.had.contains(&uid) || self.across.is_given_up(uid);
+                        let droppable = q.overflow != Overflow::Reject || dead;
                         missing.push((uid, key.clone(), droppable, m.ttl_ms > 0));
                     }
                 }
