@@ -4,7 +4,6 @@ use crate::bridged::BridgePlan;
 use crate::ledger::{Kept, Ledger, Life, ReaderKey, full_name, matches};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate::config::{Overflow, QueueSettings, Storage};
-use tidegate::wire::Contract;
 
 /// What is known of the way across.
 #[derive(Default)]
@@ -63,10 +62,8 @@ impl Ledger {
     /// The bridge lets its broker forget a message: the hub must have it.
     pub fn forwarded(&mut self, key: &ReaderKey, uid: u32, hub: Life, durable: &BTreeSet<u32>) {
         self.done(key, uid);
-        // The bridge asks for what the hub's queue promises.
-        let strict = |q: &&QueueSettings| {
-            q.storage == Storage::Disk && q.contract >= Contract::Disk && q.overflow == Overflow::Reject
-        };
+        // The bridge asks for no less than the disk, whatever the hub's queue promises by itself.
+        let strict = |q: &&QueueSettings| q.storage == Storage::Disk && q.overflow == Overflow::Reject;
         let mortal = self.messages[uid as usize].ttl_ms > 0;
         let must = !mortal && self.captures_at(uid, self.across.hub).iter().any(strict);
         let has = durable.contains(&uid);

@@ -29,6 +29,8 @@ pub enum WayFault {
     Block { up: bool, down: bool, us: u64 },
     /// The connection is lost after so many more bytes up, or down.
     Lose { up: bool, bytes: usize },
+    /// The connection is lost with the n-th acknowledgement from now on: the hub has stored what the bridge does not hear of.
+    LoseAck { n: u32 },
     /// Nothing passes any more over this connection, and nobody is told.
     Silence,
     /// Who dials is refused.
@@ -136,7 +138,8 @@ impl Plan {
             0 | 1 => WayFault::Block { up: true, down: true, us },
             2 => WayFault::Block { up: true, down: false, us },
             3 => WayFault::Block { up: false, down: true, us },
-            4..8 => {
+            4 => WayFault::LoseAck { n: rng.u32(..20) },
+            5..8 => {
                 let most = one(rng, &[40, 500, 8_000]);
                 WayFault::Lose { up: rng.bool(), bytes: rng.usize(..most) }
             }

@@ -68,6 +68,15 @@ fn the_power_of_the_hub_goes_right_after_every_acknowledgement_of_a_small_run() 
 }
 
 #[test]
+fn every_acknowledgement_of_the_hub_is_lost_once() {
+    let plan = plain(9);
+    for n in 0..24 {
+        let cut = Fault::Way(WayFault::LoseAck { n });
+        holds(&plan, vec![(BEGIN_US, cut), (BEGIN_US + 700_000, cut)], &format!("{cut:?}"));
+    }
+}
+
+#[test]
 fn the_connection_is_cut_at_many_bytes_either_way() {
     let plan = plain(3);
     for up in [true, false] {
@@ -98,8 +107,7 @@ fn a_hub_that_ignores_positions_is_found_out() {
             bridge.positions_ignored = true;
         }
         // Its acknowledgements are lost.
-        let cut = Fault::Way(WayFault::Lose { up: false, bytes: 1 });
-        let faults = (0..8).map(|n| (BEGIN_US + n * 60_000, cut)).collect();
+        let faults = (0..8).map(|n| (BEGIN_US + n * 150_000, Fault::Way(WayFault::LoseAck { n: 0 }))).collect();
         let broken = run(&Plan { faults, ..plan }, false).0;
         broken.is_some_and(|broken| broken.promise == "each message is at the hub exactly once")
     });

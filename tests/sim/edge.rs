@@ -34,6 +34,8 @@ pub struct Way {
     blocked_until: [u64; 2],
     /// Who dials is refused before this time.
     refused_until: u64,
+    /// The connection is lost with the acknowledgement after so many.
+    acks_left: Option<u32>,
     /// An operator wants it paused.
     paused: bool,
 }
@@ -41,7 +43,7 @@ pub struct Way {
 impl Way {
     pub fn new(plan: BridgePlan) -> Self {
         let settings = Arc::new(plan.settings.clone());
-        Self { plan, settings, blocked_until: [0; 2], refused_until: 0, paused: false }
+        Self { plan, settings, blocked_until: [0; 2], refused_until: 0, acks_left: None, paused: false }
     }
 }
 
@@ -386,6 +388,17 @@ impl World<'_> {
 
     // -- what happens to it --
 
+    /// The hub acknowledges something to the bridge; whether the connection is to be lost with it.
+    pub fn acknowledges(&mut self) -> bool {
+        let Some(left) = self.way.as_mut().and_then(|way| way.acks_left.as_mut()) else { return false };
+        if *left > 0 {
+            *left -= 1;
+            return false;
+        }
+        self.way.iter_mut().for_each(|way| way.acks_left = None);
+        true
+    }
+
     pub fn way_fault(&mut self, fault: WayFault) {
         let Some(way) = &mut self.way else { return };
         let (edge, now_us) = (way.plan.edge, self.now_us);
@@ -406,6 +419,7 @@ impl World<'_> {
                     pipe.lost_after = Some(bytes.max(1));
                 }
             }
+            WayFault::LoseAck { n } => way.acks_left = Some(n),
             WayFault::Silence => {
                 if let Some(l) = link {
                     self.links[l].silent = true;
@@ -457,7 +471,7 @@ impl World<'_> {
     pub fn heal_way(&mut self) {
         let Some(way) = &mut self.way else { return };
         let edge = way.plan.edge;
-        (way.blocked_until, way.refused_until) = ([0; 2], 0);
+        (way.blocked_until, way.refused_until, way.acks_left) = ([0; 2], 0, None);
         for l in 0..self.links.len() {
             if self.links[l].end == End::Bridge(edge) {
                 (self.links[l].up.blocked_until, self.links[l].down.blocked_until) = (0, 0);

@@ -610,7 +610,7 @@ impl World<'_> {
         let mut told = Vec::new();
         self.links[l].tap.feed(out, &mut told);
         let h = self.links[l].host;
-        let mut cut = false;
+        let (mut cut, mut lost) = (false, false);
         if !told.is_empty() {
             self.active_us = self.now_us;
         }
@@ -624,6 +624,7 @@ impl World<'_> {
                             *left = left.saturating_sub(1);
                         }
                         if matches!(self.links[l].end, End::Bridge(_)) {
+                            lost |= self.acknowledges();
                             continue;
                         }
                         let Some(&uid) = self.links[l].numbers.get(&number) else {
@@ -642,6 +643,9 @@ impl World<'_> {
         }
         if cut {
             self.die(h, true);
+        } else if lost {
+            self.trace.note("an ack is lost", [l as u64, 0, 0]);
+            self.lose(l, false);
         }
     }
 

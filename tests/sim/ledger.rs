@@ -98,7 +98,11 @@ pub struct Ledger {
 
 impl Ledger {
     pub fn new(plan: &Plan) -> Self {
+        // A bridge has its place in its queues from the start, connected or not.
+        let bridge = plan.bridge.iter();
+        let forwarding = bridge.flat_map(|b| b.settings.up_routes().map(|r| (b.edge, r.queue, b.settings.consumer())));
         Self {
+            readers: forwarding.map(|key| (key, ReaderState::default())).collect(),
             fates: vec![Fate::default(); plan.messages.len()],
             messages: plan.messages.clone(),
             queues: plan.hosts.iter().map(|h| h.queues.clone()).collect(),
