@@ -105,7 +105,7 @@ def thin(case):
         each.set(rate=50_000, round_trip=600, loss=0.02, queue=2_000)
     hub, edge = case.pair(link, further="compress: false")
     # More than the link takes, so that there is always something to send.
-    publisher = case.publisher(edge, 60)
+    publisher = case.publisher(edge, 20, size=1_024)
     case.flows(hub)
     case.settled(edge)
     copy = case.owns(BareCopy(beside, case.place.path("copy.bytes")))
@@ -130,7 +130,7 @@ def thin(case):
     )
     # Ids, channels and times are data, too.
     whole = bridged * bridge["bytes"]["records"] / max(1, bridge["acked"] + bridge["in_flight"]) / publisher.size
-    case.row("the same with channel, id and time", "told", f"{100 * whole / bare:.0f} %")
+    case.row("the same with channel, id, time and origin", "told", f"{100 * whole / bare:.0f} %")
     case.row("healthy, of all looks", "told", f"{100 * sum(healthy) / len(healthy):.0f} %")
     # What has gathered would take an hour at this rate.
     link.set(round_trip=100)

@@ -8,6 +8,10 @@ use std::collections::VecDeque;
 /// Settled bytes are cut off an arena when they are this many and half of it.
 const COMPACT_BYTES: usize = 64 * 1_024;
 
+/// Refused sequences of a lane that are remembered: a refusal that was passed on can still be lost by a cut, and is then to be
+/// told again. The upstream remembers twice as many, so that a lane always goes on.
+pub(super) const REFUSED_KEPT: usize = 512;
+
 /// A record, from its delivery until it is settled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
@@ -57,6 +61,8 @@ pub(super) struct Lane {
     pub(super) refusals: u32,
     pub(super) paused: bool,
     pub(super) marks: VecDeque<Mark>,
+    /// What the upstream refused for good, the last of it.
+    refused: VecDeque<u64>,
 }
 
 impl Lane {
@@ -67,6 +73,8 @@ impl Lane {
         stream: u32,
         position: Option<SourcePosition>,
     ) -> Self {
+        // All that the upstream told: it is told the broker here in one go, and nothing says when that is durable.
+        let refused = position.iter().flat_map(|p| p.refused.iter().map(|(seq, _)| *seq)).collect();
         Self {
             consumer,
             epoch,
@@ -87,6 +95,7 @@ impl Lane {
             refusals: 0,
             paused: false,
             marks: VecDeque::new(),
+            refused,
         }
     }
 
@@ -102,6 +111,22 @@ impl Lane {
         self.cursor_at = self.head + self.entries.iter().take(self.cursor).map(|e| e.len as usize).sum::<usize>();
         self.chunked = 0;
         self.marks.clear();
+        // The fence may be of an upstream that can remember no more.
+        self.refused.drain(..self.refused.len().saturating_sub(REFUSED_KEPT));
+    }
+
+    /// The upstream refused a record for good.
+    pub(super) fn refuse(&mut self, seq: u64) {
+        if self.refused.len() >= REFUSED_KEPT {
+            self.refused.pop_front();
+        }
+        self.refused.push_back(seq);
+    }
+
+    /// What is below this is settled, where `first` is the next record that is sent, and nothing need be remembered of it.
+    pub(super) fn floor(&self, first: u64) -> u64 {
+        let front = self.entries.front().map_or(first, |e| e.seq);
+        self.refused.iter().fold(front, |floor, seq| floor.min(*seq))
     }
 
     /// Invariant 3.

@@ -7,7 +7,8 @@
 //! 1. Entry `i` has the number `base + i`; entries `[0, cursor)` were sent, the rest was not.
 //! 2. `unanswered` counts those sent and not answered; it returns to 0 before a fenced stream goes on, because until then an
 //!    answer could belong to either attempt.
-//! 3. An entry leaves at the front, settled and sent; so the front's sequence is the floor of the source.
+//! 3. An entry leaves at the front, settled and sent; so the front's sequence, or that of the oldest refusal that is remembered,
+//!    is the floor of the source.
 //! 4. Sequences grow along a lane: the queue gives them in order, and what comes again comes on a new connection.
 
 mod answers;
@@ -36,9 +37,6 @@ const RETRY_MS: u32 = 100;
 const RETRY_MS_MAX: u32 = 30_000;
 /// Tag of a delivery that is acknowledged to nobody.
 const NOBODY: u64 = 0;
-/// Sequences by which the floor of a source stays behind what is settled: a refusal that was passed on can still be lost by a
-/// cut, and is then to be told again.
-const FLOOR_LAG: u64 = 4_096;
 
 /// A range of deliveries of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,7 +296,10 @@ impl Up {
         let l = &self.lanes[at];
         let Some(entry) = l.entries.get(l.cursor) else { return false };
         let alone = self.window.under_way().0 == 0;
-        let room = alone || (allowed.messages > 0 && u64::from(entry.len) <= allowed.bytes);
+        // Not in less room than for a batch of what waits: acknowledgements of a record or two would each be followed by a frame
+        // of as many, a third of it head.
+        let batch = l.arena.len().saturating_sub(l.cursor_at).min(allowed.frame).max(entry.len as usize);
+        let room = alone || (allowed.messages > 0 && batch as u64 <= allowed.bytes);
         // One record at a time goes in chunks: of more the upstream could not promise to have the memory.
         let large = self.chunking.is_some() && l.record_len(l.cursor) > allowed.chunk;
         // Of one lane of a queue the older epoch goes first.
@@ -308,7 +309,7 @@ impl Up {
     }
 
     fn allowed(&self, now: Mono, bounds: &Bounds<'_>, pace: &Pace) -> Allowed {
-        let room = self.window.room(pace.share(now));
+        let room = self.window.least_room(pace.share(now));
         let most = self.window.batch_bytes().min(pace.batch_bytes());
         let frame = usize::try_from(most).unwrap_or(usize::MAX).min(bounds.frame_bytes_max).max(1);
         let messages = room.messages.min(pace.batch_messages()).min(BATCH_MESSAGES_MAX);
@@ -396,8 +397,7 @@ impl Up {
     fn source(&mut self, at: usize, first: u64) {
         let l = &self.lanes[at];
         let runs = self.runs.take();
-        let floor = l.entries.front().map_or(first, |e| e.seq).saturating_sub(FLOOR_LAG);
-        let source = Source { epoch: l.epoch, lane: l.priority, floor, first, runs: &runs };
+        let source = Source { epoch: l.epoch, lane: l.priority, floor: l.floor(first), first, runs: &runs };
         self.head.clear();
         let head = std::mem::take(&mut self.head);
         self.head = postcard::to_extend(&source, head).expect("a vector takes anything");

@@ -1,9 +1,9 @@
 //! Durable consumers: who consumes, acknowledgements, failures, credit.
 
-use super::conn::{Stream, clip};
+use super::conn::{Conn, Stream, clip};
 use super::tracks::Fate;
-use super::{Broker, Timer};
-use crate::config::Keep;
+use super::{Broker, Peer, Timer};
+use crate::config::{BridgeSettings, Keep};
 use crate::model::limits::{CONSUMER_FILTERS_MAX, NAME_BYTES_MAX};
 use crate::model::{ConnId, Filter, Priority, Volume, Wall};
 use crate::protocols::Fault;
@@ -51,7 +51,7 @@ impl Broker {
             let what = "a consumer's name has 1 to 128 bytes of letters, digits, '.', '_', '-' and ':'";
             return Err((Code::BadName, what.into()));
         }
-        self.keep_off_bridges(conn, head.name)?;
+        self.check_consumer_name(conn, head.name)?;
         let mut attachment = Attachment {
             id: self.ids + 1,
             conn,
@@ -78,6 +78,7 @@ impl Broker {
             None => self.add_consumer(q, head)?,
         };
         let bridge = self.is_bridge(conn);
+        self.check_alone(conn, q, index, head)?;
         let queue = &self.queues[q];
         let (window_max, epoch, volume) = (queue.settings.window, queue.epoch.0, queue.volume);
         let defaults = (queue.settings.attempts_max, queue.settings.backoff_ms);
@@ -125,15 +126,38 @@ impl Broker {
         Ok(())
     }
 
-    /// What a bridge of this process consumes is its alone: a competitor would take messages the upstream never gets.
-    fn keep_off_bridges(&self, conn: ConnId, consumer: &str) -> Result<(), (Code, String)> {
-        let Some(c) = self.conns.get(&conn).filter(|c| !c.peer.is_bridge()) else { return Ok(()) };
+    /// Names of bridges' consumers are for sessions of bridges, and that of a bridge of this process for its own: a competitor
+    /// would take messages the upstream never gets.
+    fn check_consumer_name(&self, conn: ConnId, consumer: &str) -> Result<(), (Code, String)> {
+        if !consumer.starts_with(BridgeSettings::CONSUMER) {
+            return Ok(());
+        }
+        let Some(c) = self.conns.get(&conn) else { return Ok(()) };
+        if !c.is_of_bridge() {
+            let what = format!("{consumer:?} is a name for bridges: begin it with something else");
+            return Err((Code::Forbidden, what));
+        }
         let tenant = &*self.mounts[c.mount].tenant;
-        let taken = self.settings.bridges.iter().any(|b| *b.tenant == *tenant && b.consumer() == consumer);
-        if taken {
+        let owner = self.settings.bridges.iter().find(|b| *b.tenant == *tenant && b.consumer() == consumer);
+        let is_its = |b: &BridgeSettings| matches!(&c.peer, Peer::Bridge { name, .. } if **name == *b.name);
+        if owner.is_some_and(|b| !is_its(b)) {
             return Err((Code::Forbidden, format!("{consumer:?} is the consumer of a bridge of this broker")));
         }
         Ok(())
+    }
+
+    /// A bridge shares a consumer with nobody: it tells by positions what it has, and below them there must be nothing that
+    /// another session was given.
+    fn check_alone(&self, conn: ConnId, q: usize, index: usize, head: &Consume<'_>) -> Result<(), (Code, String)> {
+        let is_bridge = |conn: &ConnId| self.conns.get(conn).is_some_and(Conn::is_of_bridge);
+        let attached = self.queues[q].consumers[index].as_ref().map_or(&[][..], |c| &c.attachments);
+        let mut others = attached.iter().map(|a| a.conn).filter(|other| *other != conn).peekable();
+        if others.peek().is_none() || (!is_bridge(&conn) && !others.any(|other| is_bridge(&other))) {
+            return Ok(());
+        }
+        let what =
+            format!("another session consumes {:?} as {:?}, and a bridge shares that with none", head.queue, head.name);
+        Err((Code::Conflict, what))
     }
 
     fn add_consumer(&mut self, q: usize, head: &Consume<'_>) -> Result<usize, (Code, String)> {

@@ -20,6 +20,11 @@ impl Conn {
         self.bridge.as_ref()
     }
 
+    /// Whether it is a bridge's session: of one of this process, or of one of another broker.
+    pub(super) fn is_of_bridge(&self) -> bool {
+        self.peer.is_bridge() || self.bridge.is_some()
+    }
+
     /// Whether it is the session of a bridge whose edge this record began at: it is not sent back there.
     pub(super) fn is_echo(&self, record: &[u8]) -> bool {
         self.bridge.as_ref().is_some_and(|owner| began_at(record, &owner.edge))

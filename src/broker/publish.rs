@@ -1,6 +1,7 @@
 //! A publish: judged whole before anything of it is kept.
 
 use super::commit::LiveItem;
+use super::conn::Conn;
 use super::expand::{Shapes, shrink};
 use super::mount::Route;
 use super::quotas::Takers;
@@ -73,14 +74,14 @@ impl Broker {
                 Some(source.sequences(count).map(move |seq| (slot, seq)))
             }
         };
-        // What comes from an upstream is not owed to one.
-        let demands = !self.is_bridge(conn);
+        // What a bridge brings is not owed to an upstream: it waits for one answer, and publishes again what it knows of.
+        let demands = !self.conns.get(&conn).is_some_and(Conn::is_of_bridge);
         let Some(c) = self.conns.get_mut(&conn) else { return Ok(()) };
         let mut publisher = std::mem::take(c.session.publishers.entry(stream).or_default());
         let mut grants = c.grants.take();
         let mut fenced = None;
         // What a bridge of this process brings is paced by its own settings; quotas hold for it as for all.
-        let limited = self.is_limited(mount) && demands;
+        let limited = self.is_limited(mount) && !self.is_bridge(conn);
         let expect = publisher.expect(first);
         let patience = if limited {
             publisher.judge(expect, self.now.mono, count, self.settings.limits.window_messages)

@@ -139,17 +139,17 @@ impl Sources {
         Some((at, slot))
     }
 
-    /// What an owner may be told that is kept of its sources, the last used first.
-    pub(super) fn told(&self, owner: &Rc<SourceOwner>, durable: Position) -> Vec<SourcePosition> {
+    /// What an owner may be told that is kept of its sources, the last used first; each is copied when it is asked for.
+    pub(super) fn told(&self, owner: &Rc<SourceOwner>, durable: Position) -> impl Iterator<Item = SourcePosition> {
         let its = self.index.range((Rc::clone(owner), 0, 0)..).take_while(|((o, ..), _)| o == owner);
         let mut slots: Vec<&Slot> = its.filter_map(|(_, at)| self.slots[*at].as_ref()).collect();
         slots.sort_by_key(|slot| std::cmp::Reverse(slot.used));
-        let tell = |slot: &Slot| {
+        let tell = move |slot: &Slot| {
             let last = slot.durable(durable);
             let refused = slot.refused.iter().copied().filter(|(seq, _)| *seq <= last).collect();
             SourcePosition { epoch: slot.key.1, lane: slot.key.2, last, refused }
         };
-        slots.into_iter().map(tell).filter(|position| position.last > 0).collect()
+        slots.into_iter().map(tell).filter(|position| position.last > 0)
     }
 
     /// Adds the row of a source to a commit of this position; everything that was written before is durable.

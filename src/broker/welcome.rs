@@ -72,6 +72,6 @@ impl Broker {
     fn kept_of(&self, conn: ConnId) -> Option<Vec<u8>> {
         let c = self.conns.get(&conn)?;
         let told = self.mounts[c.mount].sources.told(c.source_owner()?, self.disk.durable);
-        Some(SourcePosition::write_all(&told))
+        Some(SourcePosition::write_all(told))
     }
 }

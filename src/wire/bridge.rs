@@ -2,6 +2,8 @@
 
 use crate::model::limits::{HEAD_BYTES_MAX, NAME_BYTES_MAX, PRIORITIES};
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "daemon")]
+use std::borrow::Borrow;
 
 /// Tag of hello's extension that makes the session a bridge's ([`BridgeHello`]), and of welcome's with what the broker has of
 /// it already ([`SourcePosition`]s, one after another).
@@ -18,6 +20,9 @@ pub const ENCODING_LZ4_BATCH: u8 = 2;
 
 /// Most bytes of a welcome's positions: what the head has left.
 pub const POSITIONS_BYTES_MAX: usize = HEAD_BYTES_MAX - 512;
+/// Positions that may be left out of a welcome, because they do not fit, before it counts as full.
+#[cfg(feature = "daemon")]
+const LEFT_OUT_MAX: usize = 8;
 /// Most runs of a [`Source`].
 pub const SOURCE_RUNS_MAX: usize = 512;
 
@@ -124,10 +129,11 @@ impl SourceRuns {
     /// Whether this sequence, above the last, can be added.
     #[must_use]
     pub fn takes(&self, seq: u64) -> bool {
-        match self.last {
-            None => true,
-            Some(last) if seq == last + 1 => true,
-            Some(last) => seq > last && self.runs + 1 < SOURCE_RUNS_MAX && u32::try_from(seq - last - 1).is_ok(),
+        let Some(last) = self.last else { return true };
+        match seq.checked_sub(last) {
+            None | Some(0) => false,
+            Some(1) => true,
+            Some(step) => self.runs + 1 < SOURCE_RUNS_MAX && u32::try_from(step - 1).is_ok(),
         }
     }
 
@@ -135,7 +141,7 @@ impl SourceRuns {
     pub fn push(&mut self, seq: u64) {
         debug_assert!(self.takes(seq), "asked before");
         if let Some(last) = self.last
-            && seq != last + 1
+            && seq - last > 1
         {
             append_varint(&mut self.bytes, self.run);
             append_varint(&mut self.bytes, (seq - last - 1) as u32);
@@ -180,14 +186,20 @@ pub struct SourcePosition {
 
 #[cfg(feature = "daemon")]
 impl SourcePosition {
-    /// Writes as many as fit into a welcome, in order; one that does not fit is left out.
+    /// Writes as many as fit into a welcome, in order; one that does not fit is left out, and after some of these no more are
+    /// asked for.
     #[must_use]
-    pub fn write_all<'p>(positions: impl IntoIterator<Item = &'p Self>) -> Vec<u8> {
-        let mut out = Vec::new();
+    pub fn write_all<P: Borrow<Self>>(positions: impl IntoIterator<Item = P>) -> Vec<u8> {
+        let (mut out, mut left_out) = (Vec::new(), 0);
         for position in positions {
-            let item = postcard::to_stdvec(position).expect("a vector takes anything");
+            let item = postcard::to_stdvec(position.borrow()).expect("a vector takes anything");
             if out.len() + item.len() <= POSITIONS_BYTES_MAX {
                 out.extend_from_slice(&item);
+                continue;
+            }
+            left_out += 1;
+            if left_out >= LEFT_OUT_MAX {
+                break;
             }
         }
         out
@@ -221,6 +233,15 @@ mod tests {
             let source = Source { epoch: 1, lane: 0, floor: 0, first: seqs[0], runs: &runs };
             assert_eq!(source.sequences(seqs.len() as u32).collect::<Vec<_>>(), seqs);
         }
+    }
+
+    #[test]
+    fn no_sequence_follows_the_last_there_is() {
+        let mut runs = SourceRuns::default();
+        runs.push(u64::MAX - 1);
+        assert!(runs.takes(u64::MAX));
+        runs.push(u64::MAX);
+        assert!(!runs.takes(u64::MAX) && !runs.takes(1));
     }
 
     #[test]
@@ -264,6 +285,18 @@ mod tests {
         let all = [position(1, 0), position(2, POSITIONS_BYTES_MAX), position(3, 2)];
         let written = SourcePosition::write_all(&all);
         assert_eq!(SourcePosition::read_all(&written), [all[0].clone(), all[2].clone()]);
+    }
+
+    #[test]
+    fn a_welcome_that_is_full_asks_for_no_more_positions_however_many_there_are() {
+        let asked = std::cell::Cell::new(0);
+        let all = (0..1_000_u64).map(|epoch| {
+            asked.set(asked.get() + 1);
+            SourcePosition { epoch, lane: 1, last: 9, refused: vec![(5, 200); 100] }
+        });
+        let written = SourcePosition::read_all(&SourcePosition::write_all(all));
+        assert!(written.len() > 5 && written.iter().zip(0..).all(|(p, epoch)| p.epoch == epoch), "{written:?}");
+        assert_eq!(asked.get(), written.len() + LEFT_OUT_MAX);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::window::WindowMax;
 use super::{Failure, Reason};
 use crate::client::{Event, Link, Terms};
 use crate::config::{BridgeSettings, DownRoute, MappingText};
-use crate::model::limits::DETAIL_BYTES_MAX;
+use crate::model::limits::{DETAIL_BYTES_MAX, PRIORITIES};
 use crate::model::{Filter, Mono, Record};
 use crate::wire::{
     Ack, Code, Consume, Contract, Credit, Deliver, DeliverItem, DeliverItems, FrameType, Head, Nack, Outcome, Pause,
@@ -266,7 +266,16 @@ impl Down {
 
     fn deliver(&mut self, at: usize, settings: &BridgeSettings, head: &Deliver, payload: &[u8]) -> Result<(), Stop> {
         let share = self.share(settings);
-        for (tag, item) in (head.first_tag..).zip(DeliverItems::parse(payload, head.count, head.total)?) {
+        let items = DeliverItems::parse(payload, head.count, head.total)?;
+        // What no broker would send is the upstream's failure, and never the session's here.
+        let durable = matches!(self.routes[at].kind, Kind::Consume(_));
+        let placed = |item: DeliverItem<'_>| !durable || (1..u64::MAX).contains(&item.seq);
+        let end = head.first_tag.checked_add(u64::from(head.count));
+        let valid = items.clone().all(|item| usize::from(item.lane) < PRIORITIES && placed(item));
+        let Some(end) = end.filter(|_| valid) else {
+            return Err(Stop::new(Reason::Protocol, "a delivery comes from no place that a queue has"));
+        };
+        for (tag, item) in (head.first_tag..end).zip(items) {
             let route = &mut self.routes[at];
             let tag = match &mut route.kind {
                 Kind::Consume(_) => {
@@ -390,6 +399,8 @@ impl Down {
     /// Does whatever follows: opens routes, tells the upstream what is settled and what there is room for.
     pub(super) fn advance(&mut self, now: Mono, settings: &BridgeSettings) {
         self.settle();
+        // What was refused here is tried again, whether there is room for it yet or not: its time has been told.
+        self.landing.handle_timeout(now);
         if !self.open {
             return;
         }
@@ -533,3 +544,6 @@ impl Down {
 fn code_name(code: u16) -> String {
     Code::from_u16(code).map_or_else(|| code.to_string(), |code| code.name().into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,7 +143,7 @@ impl Route {
         let Kind::Subscribe(s) = &mut self.kind else { return 0 };
         s.stale = true;
         if let Some((_, (epoch, offset))) = s.unsettled.pop_first() {
-            s.place = Some((epoch, offset - 1));
+            s.place = Some((epoch, offset.saturating_sub(1)));
         }
         let again = std::mem::take(&mut s.unsettled).len() as u64 + 1;
         if s.place.is_some() { u64::from(held).saturating_sub(again) } else { held.into() }

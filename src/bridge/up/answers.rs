@@ -1,6 +1,6 @@
 //! What the upstream answers: who of those under way is settled, and what is to be sent again.
 
-use super::{Fence, GivenUp, NOBODY, RETRY_MS, RETRY_MS_MAX, Settled, Up};
+use super::{Entry, Fence, GivenUp, NOBODY, RETRY_MS, RETRY_MS_MAX, Settled, Up};
 use crate::model::Mono;
 use crate::schedule::backoff_ms;
 use crate::wire::{Code, PublishNack};
@@ -10,10 +10,11 @@ impl Up {
     pub(in crate::bridge) fn handle_ack(&mut self, now: Mono, stream: u32, first: u64, count: u32) -> bool {
         let Some(at) = self.lane_of(stream) else { return false };
         self.lanes[at].refusals = 0;
-        let settled = self.answer(now, at, (first, count), true, |up, consumer, tag, bytes| {
-            match tag {
+        let settled = self.answer(now, at, (first, count), true, |up, consumer, entry| {
+            let bytes = u64::from(entry.len);
+            match entry.tag {
                 NOBODY => up.disowned.push((consumer, bytes)),
-                _ => push_ack(&mut up.acks, consumer, tag, bytes),
+                tag => push_ack(&mut up.acks, consumer, tag, bytes),
             }
             true
         });
@@ -28,20 +29,26 @@ impl Up {
         let Some(at) = self.lane_of(stream) else { return };
         let retryable = Code::from_u16(nack.code).is_none_or(Code::is_retryable);
         let l = &mut self.lanes[at];
-        if retryable && nack.first >= l.base && l.fence.is_none_or(|f| nack.first < f.number) {
+        // What was not sent is refused by nobody: going on from there would pass over what lies before it.
+        let under_way = l.base..l.base + l.cursor as u64 + u64::from(l.chunked > 0);
+        if retryable && under_way.contains(&nack.first) && l.fence.is_none_or(|f| nack.first < f.number) {
             l.refusals = l.refusals.saturating_add(1);
             let own = backoff_ms(RETRY_MS, RETRY_MS_MAX, l.refusals - 1, self.rng.f64());
             let wait = own.max(u64::from(nack.retry_after_ms.min(RETRY_MS_MAX)));
             l.fence = Some(Fence { number: nack.first, retry_at: now.plus_ms(wait) });
         }
         let (code, detail) = (nack.code, nack.detail);
-        self.answer(now, at, (nack.first, nack.count), !retryable, |up, consumer, tag, bytes| {
-            match (retryable, tag) {
-                (true, _) => {}
-                (false, NOBODY) => up.disowned.push((consumer, bytes)),
-                (false, _) => up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() }),
+        self.answer(now, at, (nack.first, nack.count), !retryable, |up, consumer, entry| {
+            if retryable {
+                return false;
             }
-            !retryable
+            up.lanes[at].refuse(entry.seq);
+            let bytes = u64::from(entry.len);
+            match entry.tag {
+                NOBODY => up.disowned.push((consumer, bytes)),
+                tag => up.given_up.push(GivenUp { consumer, tag, bytes, code, detail: detail.into() }),
+            }
+            true
         });
     }
 
@@ -53,12 +60,15 @@ impl Up {
         at: usize,
         (first, count): (u64, u32),
         moved: bool,
-        mut each: impl FnMut(&mut Self, usize, u64, u64) -> bool,
+        mut each: impl FnMut(&mut Self, usize, &Entry) -> bool,
     ) -> bool {
         let l = &self.lanes[at];
         let (base, consumer) = (l.base, l.consumer);
         let from = first.max(base) - base;
         let end = first.saturating_add(u64::from(count)).saturating_sub(base).min(l.cursor as u64);
+        if from >= end {
+            return false;
+        }
         let (mut any, mut index) = (false, from);
         // A peer that answers twice takes nothing off that is not under way.
         let mut left = l.unanswered;
@@ -72,7 +82,7 @@ impl Up {
                 let entry = self.lanes[at].entries[index as usize];
                 messages += 1;
                 bytes += u64::from(entry.len);
-                if !entry.settled && each(self, consumer, entry.tag, u64::from(entry.len)) {
+                if !entry.settled && each(self, consumer, &entry) {
                     self.lanes[at].entries[index as usize].settled = true;
                     any = true;
                 }

@@ -529,3 +529,67 @@ fn one_busy_queue_among_idle_ones_has_the_whole_window() {
     let grown = pair.status().window;
     assert!(grown.0 >= 4 * start.0 && grown.1 >= 2 * start.1, "{start:?} became {grown:?}");
 }
+
+/// A pair whose hub refuses `signed/#` for good.
+fn strict() -> Pair {
+    let rule = SignatureSettings { channels: vec!["signed/#".into()], keys: Vec::new(), tenant: String::new() };
+    let hub = Settings { queues: vec![queue("main", "#")], signatures: vec![rule], ..Settings::default() };
+    Pair::of(World::new(vec![queue("main", "#")]), World::with(hub), settings(&["main"]))
+}
+
+/// The texts of the edge's dead letters.
+fn dead(pair: &mut Pair) -> Vec<String> {
+    let reader = pair.edge.connect();
+    pair.edge.consume(reader, 1, "$dead/main", "reader");
+    pair.edge.credit(reader, 1, 10_000);
+    let mut texts = Vec::new();
+    loop {
+        let messages = pair.edge.messages(reader);
+        let (Some(first), Some(last)) = (messages.first(), messages.last()) else { break };
+        pair.edge.ack(reader, 1, first.tag, (last.tag - first.tag + 1) as u32);
+        texts.extend(messages.into_iter().map(|m| m.text));
+    }
+    texts
+}
+
+#[test]
+fn whatever_many_are_refused_for_good_the_lane_goes_on_and_each_is_a_dead_letter_once() {
+    let mut pair = strict();
+    let conn = pair.edge.connect();
+    for n in 1..=3_000 {
+        pair.edge.publish(conn, n, "signed/x", &n.to_string());
+        if n % 1_400 == 0 {
+            pair.pass(200);
+            pair.cut();
+        }
+    }
+    pair.edge.publish(conn, 3_001, "a/b", "good");
+    pair.until_open();
+    pair.pass(30_000);
+    assert_eq!(arrived(&mut pair.hub), ["good"], "{:?}", pair.status());
+    assert_eq!(queued(&pair.edge), 3_000, "only dead letters are left");
+    assert_eq!(dead(&mut pair), numbers(1..=3_000));
+}
+
+#[test]
+fn a_refusal_is_told_again_after_a_crash_however_much_was_taken_behind_it() {
+    let mut pair = strict();
+    pair.broken = vec![Some(Reason::Refused)];
+    pair.cut();
+    let conn = pair.edge.connect();
+    pair.edge.publish(conn, 1, "signed/x", "poison");
+    publish(&mut pair.edge, conn, 2, 5_000);
+    pair.pass(100);
+    // Nothing of what the hub answers becomes durable.
+    pair.edge.hold_commits = true;
+    pair.broken.clear();
+    pair.until_open();
+    pair.pass(5_000);
+    assert_eq!(pair.status().acked, 5_000, "{:?}", pair.status());
+    pair.edge.hold_commits = false;
+    pair.crash_edge();
+    pair.until_open();
+    pair.pass(5_000);
+    assert_eq!(dead(&mut pair), ["poison"]);
+    assert_eq!(arrived(&mut pair.hub), numbers(2..=5_001));
+}

@@ -245,13 +245,3 @@ fn a_bridge_that_leaves_by_a_reload_is_forgotten_and_one_that_a_start_misses_is_
     w.restart();
     assert_eq!(w.broker.bridge_kept("hub"), None);
 }
-
-#[test]
-fn nobody_else_consumes_as_a_bridge_of_this_broker() {
-    let mut w = World::with(settings(vec![bridge("hub", "")]));
-    let c = w.connect();
-    w.consume_with(c, 1, "main", "bridge:hub", &[], |_| {});
-    assert_eq!(w.expect(c).get::<crate::wire::ErrorHead<'_>>().code, Code::Forbidden as u16);
-    w.consume_with(c, 3, "main", "bridge:other", &[], |_| {});
-    assert_eq!(w.expect(c).kind, crate::wire::FrameType::Ok, "a name that is no bridge's here is free");
-}

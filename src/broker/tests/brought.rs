@@ -460,3 +460,21 @@ fn a_queue_the_hub_does_not_have_is_told_and_taken_up_once_it_has() {
     pair.pass(61_000);
     assert_eq!(texts(&mut pair.edge, "main"), numbers(1..=3));
 }
+
+#[test]
+fn what_was_refused_here_rings_no_timer_twice_while_there_is_no_room_to_publish_it() {
+    let full = QueueSettings { messages_max: 1, overflow: Overflow::Reject, ..queue("main", "#") };
+    let mut pair = Pair::new(vec![full], vec![queue("main", "#")], down(&["consume main"]));
+    let conn = pair.hub.connect();
+    publish(&mut pair.hub, conn, "a/b", 1, 3);
+    pair.pass(5_000);
+    assert_eq!((kept(&pair.edge), kept(&pair.hub)), (1, 2));
+    for _ in 0..100 {
+        // The edge asks for no frames for the local broker.
+        let Some(at) = pair.bridge.poll_timeout() else { break };
+        pair.edge.now.mono = pair.edge.now.mono.max(at);
+        pair.bridge.handle_timeout(pair.edge.now);
+        let next = pair.bridge.poll_timeout();
+        assert!(next.is_none_or(|next| next > pair.edge.now.mono), "{next:?}");
+    }
+}

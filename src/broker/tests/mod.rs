@@ -9,6 +9,7 @@ mod compressed;
 mod consuming;
 mod crash;
 mod echoes;
+mod exclusive;
 mod limits;
 mod live;
 mod login;

@@ -369,3 +369,32 @@ fn between_two_brokers_the_final_answer_comes_once_the_hub_has_it_on_disk_and_sa
     ];
     assert_eq!(told, expected);
 }
+
+#[test]
+fn a_hub_that_forwards_under_the_contract_itself_answers_an_edges_bridge_once_and_for_all() {
+    let mut s = settings(|q| q.contract = UP, vec![]);
+    s.auth.identities = Some("identities".into());
+    s.limits.upstream_known_max = 1;
+    let mut w = World::with(s);
+    let (p, b) = (w.connect(), w.local_hub());
+    w.take_up(b, 100);
+    w.credit(b, 1, 100);
+    let (edge, _) = w.bridge_of("", "gate", "edge", "up");
+    w.forward_from(edge, 1, 1, (7, 0, 0), &[1, 2], "a");
+    assert_eq!(w.verdicts(edge), [(1, Ok(Outcome::Stored)), (2, Ok(Outcome::Stored))]);
+    // What came another way, is forwarded and known by its id alone: the edge is done with it, too.
+    put(&mut w, p, 1, 1, "a");
+    put(&mut w, p, 2, 2, "a");
+    assert_eq!(w.texts(b).len(), 4);
+    w.ack(b, 1, 1, 4);
+    w.frames(p);
+    assert_eq!(state(&mut w, p, 9, 1), "unknown");
+    w.publish_with(edge, 3, Contract::Queue, |r| r.id = id(1), "a", "m1");
+    w.publish_with(edge, 4, Contract::Queue, |r| r.id = id(2), "a", "m2");
+    assert_eq!(w.verdicts(edge), [(3, Ok(Outcome::Duplicate)), (4, Ok(Outcome::Duplicate))]);
+    // Nothing follows: the second answer was the last.
+    w.pass(60_000);
+    assert_eq!(w.verdicts(edge), []);
+    put(&mut w, p, 3, 1, "a");
+    assert_eq!(w.verdicts(p), [(3, Err(Code::NotForwarded))], "who is no bridge is told that nobody knows");
+}
