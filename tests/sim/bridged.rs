@@ -67,7 +67,7 @@ impl Plan {
             up.push(if mapped { format!("b{n} c/# -> edges/{{name}}/c/#") } else { format!("b{n}") });
             self.hosts[0].queues.push(q);
         }
-        let settings = bridge_settings(rng, up);
+        let mut settings = bridge_settings(rng, up);
         let mut other = settings.clone();
         match rng.u8(..3) {
             0 if other.up.len() > 1 => drop(other.up.pop()),
@@ -77,17 +77,24 @@ impl Plan {
                 (other.bytes_per_second, other.messages_per_second) = (0, 0);
             }
         }
-        self.hosts[0].bridges.push(settings.clone());
         self.add_hub(rng, history, mapped);
         let slow = chance(rng, 20);
+        let capacity = one(rng, if slow { &[512, 4_096] } else { &[512, 4_096, 65_536, 65_536] });
+        let delay_us = one(rng, &[(10, 100), (2_000, 40_000), (300_000, 310_000)]);
+        // A message must come through before the hub is given up: the largest needs some eight seconds on the worst way.
+        let least = if delay_us.0 > 100_000 { 5_000 } else { 0 };
+        for settings in [&mut settings, &mut other] {
+            settings.ack_ms_max = settings.ack_ms_max.max(least);
+        }
+        self.hosts[0].bridges.push(settings.clone());
         let record_bytes_max = self.hosts[HUB].limits.message_bytes_max as usize;
         self.bridge = Some(BridgePlan {
             edge: 0,
             hub: HUB,
             settings,
             other,
-            capacity: one(rng, if slow { &[512, 4_096] } else { &[512, 4_096, 65_536, 65_536] }),
-            delay_us: one(rng, &[(10, 100), (2_000, 40_000), (300_000, 310_000)]),
+            capacity,
+            delay_us,
             rate: if slow { 6 } else { one(rng, &[100_000, 2_000, 60]) },
             record_bytes_max,
             positions_ignored: false,

@@ -279,11 +279,12 @@ impl World<'_> {
                 }
             }
         }
-        let Some(running) = &self.hosts[h].bridge else { return };
+        let Some(running) = &mut self.hosts[h].bridge else { return };
         let (messages, bytes) = running.tap.held();
-        let settings = &way.settings;
+        let (settings, before) = (&way.settings, running.tap.window);
+        running.tap.window = (settings.window_messages.max(before.0), settings.window_bytes.max(before.1));
         let queues = way.plan.settings.up.len() as u64;
-        let (most, most_bytes) = (settings.window_messages, settings.window_bytes);
+        let (most, most_bytes) = running.tap.window;
         // One for what moves, where a queue that begins has its part beside one that had it all; and one for each lane
         // that stands still.
         let windows = 2 + running.tap.stopped();

@@ -130,6 +130,8 @@ pub enum Local {
 pub struct SessionTap {
     /// Its number, unlike that of any link.
     pub session: usize,
+    /// The largest window that was in force in it, in messages and bytes: credit that was given stays.
+    pub window: (u32, u32),
     broker: Vec<u8>,
     machine: Vec<u8>,
     /// The consumers that are open.
@@ -149,7 +151,7 @@ struct Stream {
 impl SessionTap {
     pub fn new(conn: ConnId) -> Self {
         let session = usize::MAX / 2 + conn.0 as usize;
-        Self { session, broker: Vec::new(), machine: Vec::new(), streams: BTreeMap::new() }
+        Self { session, window: (0, 0), broker: Vec::new(), machine: Vec::new(), streams: BTreeMap::new() }
     }
 
     /// The broker said this.
