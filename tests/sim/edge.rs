@@ -10,6 +10,7 @@ use tidegate::bridge::{Action, Bridge, Failure, Parts, Reason};
 use tidegate::broker::{Event, Peer, Transmit};
 use tidegate::config::BridgeSettings;
 use tidegate::model::ConnId;
+use tidegate::model::limits::PRIORITIES;
 use tidegate::wire::{
     self, Batch, Decoded, EXTENSION_BRIDGE, EXTENSION_SOURCE, Extended, Extension, FLAG_CONT, Frame, FrameType, Head,
     Hello, Publish,
@@ -36,6 +37,8 @@ pub struct Way {
     refused_until: u64,
     /// The connection is lost with the acknowledgement after so many.
     acks_left: Option<u32>,
+    /// It had other settings for a while.
+    reloaded: bool,
     /// An operator wants it paused.
     paused: bool,
 }
@@ -43,7 +46,15 @@ pub struct Way {
 impl Way {
     pub fn new(plan: BridgePlan) -> Self {
         let settings = Arc::new(plan.settings.clone());
-        Self { plan, settings, blocked_until: [0; 2], refused_until: 0, acks_left: None, paused: false }
+        Self {
+            plan,
+            settings,
+            blocked_until: [0; 2],
+            refused_until: 0,
+            acks_left: None,
+            reloaded: false,
+            paused: false,
+        }
     }
 }
 
@@ -462,6 +473,7 @@ impl World<'_> {
         let Some(way) = &mut self.way else { return };
         let settings = Arc::new(if other { way.plan.other.clone() } else { way.plan.settings.clone() });
         way.settings = Arc::clone(&settings);
+        way.reloaded |= other;
         if let Some(machine) = self.machine(h) {
             machine.handle_settings(now, settings);
             self.bridge_look(h);
@@ -496,6 +508,12 @@ impl World<'_> {
 }
 
 impl Way {
+    /// The name of its consumers, and the deliveries that they may have above a window that became smaller.
+    pub fn left_over(&self) -> (String, u64) {
+        let windows = u64::from(self.plan.other.window_messages) * (PRIORITIES as u64 + 1);
+        (self.settings.consumer(), if self.reloaded { windows } else { 0 })
+    }
+
     fn pipes(&self) -> (Pipe, Pipe) {
         let pipe = |blocked_until| Pipe {
             capacity: self.plan.capacity,

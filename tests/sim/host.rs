@@ -1,6 +1,7 @@
 //! A broker as the daemon runs it: the real machine and the real store, on a disk that fails when told to.
 
 use crate::contents::{stored, uids};
+use crate::edge::Way;
 use crate::ledger::Life;
 use crate::net::End;
 use crate::plan::{Cut, TENANT};
@@ -8,7 +9,7 @@ use crate::tap::Told;
 use crate::world::{Ev, World};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tidegate::broker::{Broker, Effect, Event, Peer, Transmit, Volume};
+use tidegate::broker::{Broker, Effect, Event, Peer, Transmit, Volume, Whose};
 use tidegate::config::Settings;
 use tidegate::model::{ConnId, Mono, Now, Wall};
 use tidegate::schedule::SteadyWall;
@@ -349,9 +350,14 @@ impl World<'_> {
     fn check_bounds(&mut self, h: usize) {
         let Some(broker) = &self.hosts[h].broker else { return };
         let conns = self.hosts[h].conns.len() as u64 + 1;
+        // What a bridge has under a larger window, it still has under a smaller one.
+        let bridge = self.way.as_ref().map_or((String::new(), 0), Way::left_over);
         let mut over = None;
         broker.usage(&mut |u| {
             let slack = match u.what {
+                "deliveries without an answer" if matches!(u.whose, Whose::Consumer(_, name) if name == bridge.0) => {
+                    bridge.1
+                }
                 "messages of a queue" | "bytes of a queue" | "retained values" | "deliveries without an answer" => 0,
                 "bytes waiting for the disk" => 4 * SLACK_BYTES * conns,
                 "ids remembered" => SLACK_MESSAGES * conns,
