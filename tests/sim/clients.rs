@@ -1,6 +1,7 @@
 //! Clients: the real core, and programs that publish, consume and subscribe with it.
 
 use crate::ledger::{ReaderKey, full_name};
+use crate::net::End;
 use crate::plan::{ClientPlan, ConsumerPlan, Message, RolePlan};
 use crate::tap::{Assembler, Seen};
 use crate::world::{Ev, Verdict, World};
@@ -166,7 +167,10 @@ impl World<'_> {
     }
 
     pub fn client_lost(&mut self, l: usize) {
-        let c = self.links[l].client;
+        let c = match self.links[l].end {
+            End::Client(c) => c,
+            End::Bridge(h) => return self.bridge_lost(h, l),
+        };
         if std::mem::take(&mut self.links[l].client_open) && self.clients[c].link == Some(l) {
             self.clients[c].link = None;
             self.connect_later(c);
@@ -217,7 +221,10 @@ impl World<'_> {
     /// The client's end of a link is looked at.
     pub fn wake(&mut self, l: usize) {
         self.links[l].waking = false;
-        let c = self.links[l].client;
+        let c = match self.links[l].end {
+            End::Client(c) => c,
+            End::Bridge(h) => return self.bridge_look(h),
+        };
         if self.clients[c].link != Some(l) || !self.links[l].client_open {
             return;
         }
@@ -352,6 +359,7 @@ impl World<'_> {
             Role::Consumer(w) => {
                 let (key, filters) = (w.key.clone(), w.plan.filters.clone());
                 self.ledger.reader(&key, &filters);
+                self.ledger.opened(&key, self.hosts[key.0].life.process, self.now_us);
             }
             Role::Subscriber(s) if s.history => {
                 // Told that nothing is missing, it holds the broker to it.
@@ -407,7 +415,11 @@ impl World<'_> {
             match client.core.publish(m.contract, &record) {
                 Ok(number) => {
                     self.links[l].numbers.insert(number, uid);
-                    self.ledger.fates[uid as usize].sends += 1;
+                    let fate = &mut self.ledger.fates[uid as usize];
+                    if fate.sends == 0 {
+                        fate.sent_us = self.now_us;
+                    }
+                    fate.sends += 1;
                     p.cursor += 1;
                     self.trace.note("a publish", [c as u64, number, u64::from(uid)]);
                 }

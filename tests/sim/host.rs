@@ -1,13 +1,15 @@
 //! A broker as the daemon runs it: the real machine and the real store, on a disk that fails when told to.
 
 use crate::contents::{stored, uids};
+use crate::edge::Way;
 use crate::ledger::Life;
+use crate::net::End;
 use crate::plan::{Cut, TENANT};
 use crate::tap::Told;
 use crate::world::{Ev, World};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tidegate::broker::{Broker, Effect, Event, Peer, Transmit, Volume};
+use tidegate::broker::{Broker, Effect, Event, Peer, Transmit, Volume, Whose};
 use tidegate::config::Settings;
 use tidegate::model::{ConnId, Mono, Now, Wall};
 use tidegate::schedule::SteadyWall;
@@ -42,17 +44,21 @@ pub struct Host {
     pub durable: BTreeSet<u32>,
     uncertain: BTreeSet<u32>,
     pub conns: BTreeMap<ConnId, usize>,
-    next_conn: u64,
+    pub next_conn: u64,
     busy: u64,
     pub stall_until: u64,
     pub cut_after_acks: Option<u32>,
     pub lost: Lost,
     starting: bool,
     stopped: bool,
+    /// The machine's clock when the world began, and how it was set since, in microseconds.
+    pub wall_us: i64,
+    /// Its bridge.
+    pub bridge: Option<crate::edge::Running>,
 }
 
 impl Host {
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, wall_ms: u64) -> Self {
         Self {
             settings: Arc::new(settings),
             disk: FaultyDisk::new(),
@@ -78,13 +84,15 @@ impl Host {
             lost: Lost::All,
             starting: false,
             stopped: false,
+            wall_us: wall_ms as i64 * 1_000,
+            bridge: None,
         }
     }
 }
 
 impl World<'_> {
-    fn host_now(&mut self, h: usize) -> Now {
-        let (mono, raw) = (self.mono(), self.wall());
+    pub fn host_now(&mut self, h: usize) -> Now {
+        let (mono, raw) = (self.mono(), self.wall(h));
         Now { mono, wall: self.hosts[h].steady.at(mono, raw) }
     }
 
@@ -129,6 +137,7 @@ impl World<'_> {
         self.look_for_losses(h);
         self.tell_space(h);
         self.after(5_000_000, Ev::Space(h, process));
+        self.start_bridge(h);
     }
 
     /// What was promised and is not done with must be on the disk now: a publisher that sends it again, because the answer
@@ -145,7 +154,7 @@ impl World<'_> {
 
     fn open(&mut self, h: usize) -> Option<Box<dyn Store>> {
         // A small journal, so that it is folded several times in a life.
-        let (now, random) = (self.wall(), 1 + h as u128);
+        let (now, random) = (self.wall(h), 1 + h as u128);
         let options =
             OpenOptions { cache_bytes: 1 << 20, now, journal_bytes: 96 << 10, random, ..OpenOptions::default() };
         if self.hosts[h].disk.is_off() {
@@ -192,6 +201,7 @@ impl World<'_> {
         host.cut_after_acks = None;
         self.trace.note("a broker dies", [h as u64, u64::from(power), 0]);
         let silent = power && self.rng.bool();
+        self.end_bridge(h, silent);
         self.lose_all(h, silent);
         let pause = self.rng.u64(5_000..400_000);
         self.start_later(h, pause);
@@ -224,6 +234,7 @@ impl World<'_> {
         }
         (host.store, host.reader) = (None, None);
         self.trace.note("a broker ends", [h as u64, u64::from(orderly), 0]);
+        self.end_bridge(h, false);
         self.lose_all(h, false);
         let pause = self.rng.u64(5_000..400_000);
         self.start_later(h, pause);
@@ -282,6 +293,8 @@ impl World<'_> {
                 Effect::Wake { conn } => {
                     if let Some(&link) = self.hosts[h].conns.get(&conn) {
                         self.look_later(link);
+                    } else {
+                        self.bridge_later(h);
                     }
                 }
                 Effect::Authenticate { conn, .. } => {
@@ -301,7 +314,7 @@ impl World<'_> {
                         host.disk.set_space(Some(space + bytes));
                     }
                 }
-                Effect::Bridge { .. } => {}
+                Effect::Bridge { pause, .. } => self.pause_bridge(h, pause),
                 Effect::Stopped => {
                     self.hosts[h].stopped = true;
                     self.after(20_000, Ev::StopOver(h, process));
@@ -337,9 +350,14 @@ impl World<'_> {
     fn check_bounds(&mut self, h: usize) {
         let Some(broker) = &self.hosts[h].broker else { return };
         let conns = self.hosts[h].conns.len() as u64 + 1;
+        // What a bridge has under a larger window, it still has under a smaller one.
+        let bridge = self.way.as_ref().map_or((String::new(), 0), Way::left_over);
         let mut over = None;
         broker.usage(&mut |u| {
             let slack = match u.what {
+                "deliveries without an answer" if matches!(u.whose, Whose::Consumer(_, name) if name == bridge.0) => {
+                    bridge.1
+                }
                 "messages of a queue" | "bytes of a queue" | "retained values" | "deliveries without an answer" => 0,
                 "bytes waiting for the disk" => 4 * SLACK_BYTES * conns,
                 "ids remembered" => SLACK_MESSAGES * conns,
@@ -499,8 +517,11 @@ impl World<'_> {
     }
 
     pub fn opened(&mut self, h: usize, conn: ConnId) {
-        let client = self.hosts[h].conns.get(&conn).map(|l| self.links[*l].client);
-        let admin = client.is_none_or(|c| self.clients[c].plan.tenant.is_empty());
+        let end = self.hosts[h].conns.get(&conn).map(|l| self.links[*l].end);
+        let admin = match end {
+            Some(End::Client(c)) => self.clients[c].plan.tenant.is_empty(),
+            _ => true,
+        };
         self.tell(h, Event::Opened { conn, peer: Peer::Unix { uid: 0, pid: 0, admin }, nonce: [7; 32] });
     }
 
@@ -534,7 +555,10 @@ impl World<'_> {
             }
             let bytes = self.links[l].up.read(READ_BYTES);
             if bytes.is_empty() {
-                if self.links[l].up.ended && self.links[l].up.way.is_empty() {
+                if let Some(until) = self.links[l].up.end_comes(self.now_us) {
+                    self.links[l].looking = true;
+                    self.at(until, Ev::Look(l));
+                } else if self.links[l].up.ended && self.links[l].up.way.is_empty() {
                     self.links[l].host_open = false;
                     self.links[l].down.ended = true;
                     self.close_host(l);
@@ -592,7 +616,7 @@ impl World<'_> {
         let mut told = Vec::new();
         self.links[l].tap.feed(out, &mut told);
         let h = self.links[l].host;
-        let mut cut = false;
+        let (mut cut, mut lost) = (false, false);
         if !told.is_empty() {
             self.active_us = self.now_us;
         }
@@ -601,26 +625,33 @@ impl World<'_> {
                 Told::Ack(first, count, outcome) => {
                     self.trace.note("an ack leaves", [l as u64, first, u64::from(count)]);
                     for number in first..first + u64::from(count) {
+                        if let Some(left) = &mut self.hosts[h].cut_after_acks {
+                            cut |= *left == 0;
+                            *left = left.saturating_sub(1);
+                        }
+                        if matches!(self.links[l].end, End::Bridge(_)) {
+                            lost |= self.acknowledges();
+                            continue;
+                        }
                         let Some(&uid) = self.links[l].numbers.get(&number) else {
                             self.ledger.fail("an answer is to a publish", format!("number {number}"));
                             continue;
                         };
                         let life = self.hosts[h].life;
                         self.ledger.acknowledged(uid, outcome, life, &self.hosts[h].durable);
-                        if let Some(left) = &mut self.hosts[h].cut_after_acks {
-                            cut |= *left == 0;
-                            *left = left.saturating_sub(1);
-                        }
                     }
                 }
                 Told::Message(seen) => {
                     self.trace.note("a message leaves", [l as u64, u64::from(seen.uid), seen.seq]);
-                    self.ledger.leaves(&seen, &self.hosts[h].durable);
+                    self.ledger.leaves(h, &seen, &self.hosts[h].durable);
                 }
             }
         }
         if cut {
             self.die(h, true);
+        } else if lost {
+            self.trace.note("an ack is lost", [l as u64, 0, 0]);
+            self.lose(l, false);
         }
     }
 
@@ -648,6 +679,8 @@ impl World<'_> {
     /// When everything is over: nothing may be waiting, and the books are closed.
     pub fn close_books(&mut self) {
         (self.ledger.dropped, self.ledger.expired) = self.counted();
+        let refused = self.refused();
+        self.ledger.check_refused(refused);
         let lives: Vec<Life> = self.hosts.iter().map(|h| h.life).collect();
         self.ledger.close(&lives);
     }

@@ -1,11 +1,15 @@
 //! What was promised to whom, and whether it was kept. Each check carries its promise in its name.
 
+use crate::across::Across;
 use crate::plan::{Message, Plan};
 use crate::tap::{Seen, uid_of};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate::config::{Overflow, QueueSettings, Storage};
 use tidegate::model::{Channel, Filter};
 use tidegate::wire::{Contract, Outcome, item_flag};
+
+/// A queue of so many messages and bytes is never full here.
+const ROOM: u64 = 100_000;
 
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +23,14 @@ pub struct Broken {
 pub struct Fate {
     /// Times it was handed to a connection.
     pub sends: u32,
+    /// When it was first, in microseconds.
+    pub sent_us: u64,
     /// Its publisher knows what became of it.
     pub settled: bool,
     /// It was acknowledged as kept: at which point of its broker's life, and whether after a sync.
     pub kept: Option<Kept>,
+    /// The same of its edge's hub: it left the edge for it.
+    pub hub: Option<Kept>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +54,16 @@ pub struct Life {
 /// A durable reader of a queue: host, queue by its full name, consumer.
 pub type ReaderKey = (usize, String, String);
 
+/// A message that its reader has not: message, reader, whether a policy may have dropped it, whether its age may.
+pub type Missing = (u32, ReaderKey, bool, bool);
+
 #[derive(Default)]
 struct ReaderState {
     filters: Vec<String>,
+    /// In which process of its broker it was opened last, and when it knew first, in microseconds.
+    opened: Option<(u64, u64)>,
+    /// Messages its sessions got.
+    had: BTreeSet<u32>,
     /// Messages its sessions acknowledged.
     done: BTreeSet<u32>,
     /// Places delivered to its sessions without the flag: epoch, lane, sequence.
@@ -62,17 +77,18 @@ struct ReaderState {
 pub struct Ledger {
     pub messages: Vec<Message>,
     pub fates: Vec<Fate>,
-    queues: Vec<Vec<QueueSettings>>,
+    pub queues: Vec<Vec<QueueSettings>>,
     window_holds: bool,
+    pub across: Across,
     readers: BTreeMap<ReaderKey, ReaderState>,
     /// What stands at a place of a queue: host, queue, epoch, lane, sequence.
-    places: BTreeMap<(usize, String, u64, u8, u64), u32>,
+    pub places: BTreeMap<(usize, String, u64, u8, u64), u32>,
     /// What stands at an offset of a channel: host, epoch, channel, offset.
     offsets: BTreeMap<(usize, u64, String, u64), u32>,
     /// Dead letters seen: host, queue.
-    dead: BTreeSet<(usize, String, u32)>,
+    pub dead: BTreeSet<(usize, String, u32)>,
     /// Last message heard by connection, channel and publisher.
-    live: BTreeMap<(usize, String, usize), u32>,
+    live: BTreeMap<(usize, String, usize, u8), u32>,
     pub dropped: u64,
     pub expired: u64,
     /// A commit failed in a process that went on.
@@ -82,11 +98,16 @@ pub struct Ledger {
 
 impl Ledger {
     pub fn new(plan: &Plan) -> Self {
+        // A bridge has its place in its queues from the start, connected or not.
+        let bridge = plan.bridge.iter();
+        let forwarding = bridge.flat_map(|b| b.settings.up_routes().map(|r| (b.edge, r.queue, b.settings.consumer())));
         Self {
+            readers: forwarding.map(|key| (key, ReaderState::default())).collect(),
             fates: vec![Fate::default(); plan.messages.len()],
             messages: plan.messages.clone(),
             queues: plan.hosts.iter().map(|h| h.queues.clone()).collect(),
             window_holds: plan.window_holds,
+            across: plan.bridge.as_ref().map_or_else(Across::default, Across::new),
             ..Self::default()
         }
     }
@@ -96,11 +117,20 @@ impl Ledger {
         self.broken.get_or_insert(Broken { promise, detail });
     }
 
-    /// The queues of a broker that capture a message's channel.
-    fn captures(&self, uid: u32) -> impl Iterator<Item = &QueueSettings> {
+    /// The queues of the broker it was published at that capture a message's channel.
+    pub fn captures(&self, uid: u32) -> impl Iterator<Item = &QueueSettings> {
         let m = &self.messages[uid as usize];
         let its = self.queues[m.host].iter().filter(|q| q.tenant == m.tenant);
         its.filter(|q| q.capture.iter().any(|f| matches(f, &m.channel)))
+    }
+
+    /// The queues of a broker that capture a message.
+    pub fn captures_at(&self, uid: u32, host: usize) -> Vec<&QueueSettings> {
+        if host == self.messages[uid as usize].host {
+            return self.captures(uid).collect();
+        }
+        let Some(channel) = self.channel_at(uid, host) else { return Vec::new() };
+        self.queues[host].iter().filter(|q| q.capture.iter().any(|f| matches(f, &channel))).collect()
     }
 
     /// Whether its ack may leave only after a sync.
@@ -133,23 +163,24 @@ impl Ledger {
     }
 
     /// A broker lets a message of a stored queue go to a consumer or a subscriber.
-    pub fn leaves(&mut self, seen: &Seen, durable: &BTreeSet<u32>) {
+    pub fn leaves(&mut self, host: usize, seen: &Seen, durable: &BTreeSet<u32>) {
         let Some(m) = self.messages.get(seen.uid as usize) else {
             self.fail("what is delivered is what was published", format!("no such message: {}", seen.uid));
             return;
         };
-        let disk = m.retain || self.captures(seen.uid).any(|q| q.storage == Storage::Disk);
-        let all_disk =
-            self.captures(seen.uid).all(|q| q.storage == Storage::Disk && q.overflow != Overflow::DropNewest);
+        let captures = self.captures_at(seen.uid, host);
+        let disk = m.retain || captures.iter().any(|q| q.storage == Storage::Disk);
+        let all_disk = captures.iter().all(|q| q.storage == Storage::Disk && q.overflow != Overflow::DropNewest);
         if disk && all_disk && seen.seq > 0 && !durable.contains(&seen.uid) {
             self.fail("nothing is seen before it is durable", format!("message {} at {}", seen.uid, seen.seq));
         }
     }
 
     /// The message itself, byte for byte.
-    fn same(&mut self, seen: &Seen) -> bool {
+    fn same(&mut self, host: usize, seen: &Seen) -> bool {
         let Some(m) = self.messages.get(seen.uid as usize) else { return false };
-        let same = m.channel == seen.channel && payload(seen.uid, m.size) == seen.bytes;
+        let same =
+            self.channel_at(seen.uid, host).as_ref() == Some(&seen.channel) && payload(seen.uid, m.size) == seen.bytes;
         let lane = m.priority == seen.lane;
         if !same || !lane {
             let detail =
@@ -164,9 +195,17 @@ impl Ledger {
         self.readers.entry(key.clone()).or_default().filters = filters.to_vec();
     }
 
+    /// The same, in this process of its broker.
+    pub fn opened(&mut self, key: &ReaderKey, process: u64, now_us: u64) {
+        let opened = &mut self.readers.entry(key.clone()).or_default().opened;
+        if opened.is_none_or(|(of, _)| of != process) {
+            *opened = Some((process, now_us));
+        }
+    }
+
     /// A session of a consumer got a message.
     pub fn delivered(&mut self, link: usize, key: &ReaderKey, seen: &Seen) {
-        if !self.same(seen) {
+        if !self.same(key.0, seen) {
             return;
         }
         let (host, queue, _) = key;
@@ -177,14 +216,15 @@ impl Ledger {
             self.fail("a place of a queue is never another message's", detail);
         }
         if let Some(of) = queue.strip_prefix("$dead/") {
-            if !self.captures(seen.uid).any(|q| full_name(&q.tenant, &q.name) == of) {
+            if !self.captures_at(seen.uid, *host).iter().any(|q| full_name(&q.tenant, &q.name) == of) {
                 self.fail("no tenant sees another's", format!("message {} in {queue}", seen.uid));
             }
             self.dead.insert((*host, of.to_owned(), seen.uid));
-        } else if !self.captures(seen.uid).any(|q| full_name(&q.tenant, &q.name) == *queue) {
+        } else if !self.captures_at(seen.uid, *host).iter().any(|q| full_name(&q.tenant, &q.name) == *queue) {
             self.fail("delivery only to matching filters", format!("{queue} captured {:?}", seen.channel));
         }
         let state = self.readers.entry(key.clone()).or_default();
+        state.had.insert(seen.uid);
         if !state.filters.is_empty() && !state.filters.iter().any(|f| matches(f, &seen.channel)) {
             let detail = format!("{key:?} was sent {:?}", seen.channel);
             self.fail("delivery only to matching filters", detail);
@@ -210,7 +250,7 @@ impl Ledger {
 
     /// A subscriber of a filter got a message.
     pub fn heard(&mut self, link: usize, host: usize, tenant: &str, filter: &str, seen: &Seen) {
-        if !self.same(seen) {
+        if !self.same(host, seen) {
             return;
         }
         if self.messages[seen.uid as usize].tenant != tenant {
@@ -221,7 +261,9 @@ impl Ledger {
         }
         let m = &self.messages[seen.uid as usize];
         if seen.flags & item_flag::RETAINED == 0 && m.delay_ms == 0 && self.fates[seen.uid as usize].sends == 1 {
-            let stream = (link, seen.channel.clone(), m.publisher);
+            // On its way over a bridge a higher priority overtakes.
+            let lane = if m.host == host { 0 } else { seen.lane };
+            let stream = (link, seen.channel.clone(), m.publisher, lane);
             let before = self.live.insert(stream, seen.uid);
             if before.is_some_and(|before| before >= seen.uid) {
                 let detail = format!("{:?}: message {} after {before:?}", seen.channel, seen.uid);
@@ -244,27 +286,38 @@ impl Ledger {
     }
 
     /// What was promised and is not there: message, reader, whether a policy may have dropped it, whether its age may.
-    pub fn missing(&self, life: &[Life]) -> Vec<(u32, ReaderKey, bool, bool)> {
+    pub fn missing(&self, life: &[Life]) -> Vec<Missing> {
         let mut missing = Vec::new();
         for (uid, fate) in self.fates.iter().enumerate() {
-            let Some(kept) = fate.kept else { continue };
             let uid = uid as u32;
             let m = &self.messages[uid as usize];
-            let now = life[m.host];
-            for q in self.captures(uid) {
+            let places = [(m.host, fate.kept), (self.across.hub, fate.hub)];
+            let kept = places.into_iter().filter_map(|(host, kept)| Some((host, kept?)));
+            let queues =
+                kept.flat_map(|(host, kept)| self.captures_at(uid, host).into_iter().map(move |q| (host, kept, q)));
+            for (host, kept, q) in queues {
+                let now = life[host];
                 let holds = match q.storage {
                     Storage::Memory => kept.stored && kept.process == now.process,
                     Storage::Disk => kept.durable || kept.losses == now.losses,
                 };
-                if !holds || self.dead.contains(&(m.host, full_name(&q.tenant, &q.name), uid)) {
+                if !holds || self.dead.contains(&(host, full_name(&q.tenant, &q.name), uid)) {
                     continue;
                 }
                 let name = full_name(&q.tenant, &q.name);
-                let readers = self.readers.iter().filter(|((host, queue, _), _)| *host == m.host && *queue == name);
+                let readers = self.readers.iter().filter(|((of, queue, _), _)| *of == host && *queue == name);
                 for (key, state) in readers {
-                    let wants = state.filters.is_empty() || state.filters.iter().any(|f| matches(f, &m.channel));
-                    if wants && !state.done.contains(&uid) {
-                        missing.push((uid, key.clone(), q.overflow != Overflow::Reject, m.ttl_ms > 0));
+                    let channel = self.channel_at(uid, host).unwrap_or_default();
+                    let wants = state.filters.is_empty() || state.filters.iter().any(|f| matches(f, &channel));
+                    // A queue in memory forgets its consumers, too: it keeps for them again when they are back.
+                    let known = q.storage == Storage::Disk
+                        || state.opened.is_some_and(|(process, us)| process == now.process && us < fate.sent_us);
+                    if wants && known && !state.done.contains(&uid) {
+                        // A dead letter nobody took for long may be dropped for another, where there is little room.
+                        let room = q.messages_max.min(q.bytes_max) >= ROOM;
+                        let dead = !room && state.had.contains(&uid) || self.across.is_given_up(uid);
+                        let droppable = q.overflow != Overflow::Reject || dead;
+                        missing.push((uid, key.clone(), droppable, m.ttl_ms > 0));
                     }
                 }
             }
@@ -272,32 +325,42 @@ impl Ledger {
         missing
     }
 
-    /// The last judgement, when everything is quiet.
-    pub fn close(&mut self, life: &[Life]) {
-        let (mut dropped, mut expired) = (BTreeSet::new(), BTreeSet::new());
-        for (uid, key, droppable, mortal) in self.missing(life) {
-            match (droppable, mortal) {
-                (_, true) => drop(expired.insert((uid, key))),
-                (true, _) => drop(dropped.insert((uid, key.1))),
-                _ => self.fail(
-                    "no acknowledged message is lost",
-                    format!("message {uid} for {key:?}, {:?}", self.fates[uid as usize]),
-                ),
+    /// Which promise it would break if that were never to come, where so much was counted as dropped and as expired.
+    pub fn lost(&self, missing: &[Missing], dropped: u64, expired: u64) -> Option<(&'static str, String)> {
+        // What a policy drops of a queue is counted once, however many readers miss it.
+        let (mut droppable, mut mortal) = (BTreeSet::new(), BTreeSet::new());
+        for (uid, key, may_drop, may_expire) in missing {
+            match (may_drop, may_expire) {
+                (_, true) => drop(mortal.insert((uid, &key.1))),
+                (true, _) => drop(droppable.insert((uid, &key.1))),
+                _ => {
+                    let detail = format!("message {uid} for {key:?}, {:?}", self.fates[*uid as usize]);
+                    return Some(("no acknowledged message is lost", detail));
+                }
             }
         }
-        if dropped.len() as u64 > self.dropped {
-            let detail = format!("{} are missing, {} were counted", dropped.len(), self.dropped);
-            self.fail("what a policy drops is counted", detail);
+        if droppable.len() as u64 > dropped {
+            let detail = format!("{} are missing, {dropped} were counted", droppable.len());
+            return Some(("what a policy drops is counted", detail));
         }
-        if expired.len() as u64 > self.expired + self.dropped {
-            let detail = format!("{} are missing, {} were counted", expired.len(), self.expired);
-            self.fail("what expires is counted", detail);
+        let both = (droppable.len() + mortal.len()) as u64;
+        (both > dropped + expired).then(|| {
+            let detail = format!("{both} are missing, {dropped} and {expired} were counted");
+            ("what expires is counted", detail)
+        })
+    }
+
+    /// The last judgement, when everything is quiet.
+    pub fn close(&mut self, life: &[Life]) {
+        if let Some((promise, detail)) = self.lost(&self.missing(life), self.dropped, self.expired) {
+            self.fail(promise, detail);
         }
         self.check_order();
+        self.check_across();
     }
 
     /// Copies of a message of which more than one may be stored: sent again without an id the broker remembers.
-    fn may_repeat(&self, uid: u32) -> bool {
+    pub fn may_repeat(&self, uid: u32) -> bool {
         let m = &self.messages[uid as usize];
         self.fates[uid as usize].sends > 1 && (m.id.is_none() || !self.window_holds)
     }
@@ -309,7 +372,7 @@ impl Ledger {
         let mut broken = None;
         for ((host, queue, epoch, lane, seq), uid) in &self.places {
             let m = &self.messages[*uid as usize];
-            if queue.starts_with("$dead/") || self.may_repeat(*uid) {
+            if *host != m.host || queue.starts_with("$dead/") || self.may_repeat(*uid) {
                 continue;
             }
             let is_memory = |q: &QueueSettings| full_name(&q.tenant, &q.name) == *queue && q.storage == Storage::Memory;
@@ -349,7 +412,7 @@ pub fn full_name(tenant: &str, queue: &str) -> String {
     }
 }
 
-fn matches(filter: &str, channel: &str) -> bool {
+pub fn matches(filter: &str, channel: &str) -> bool {
     let channel = Channel::parse(channel).expect("a valid channel");
     Filter::parse(filter).expect("a valid filter").matches(channel)
 }

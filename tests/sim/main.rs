@@ -1,19 +1,25 @@
 //! Deterministic simulation: the real broker, store and client core in a world that one seed decides.
 //!
-//! `cargo test --test sim` runs 200 seeds. `TIDEGATE_SIM_SEEDS=10000` runs so many; `TIDEGATE_SEED=n` replays one and
+//! `cargo test --test sim` runs 200 seeds. `TIDEGATE_SIM_SEEDS=10000` runs so many, from `TIDEGATE_SIM_FIRST` on; `TIDEGATE_SEED=n` replays one and
 //! prints what happens. A failure says which promise was broken, the command that replays it and the last events.
 //!
 //! - `plan` draws a world from a seed: settings, queues, clients, workload, faults.
 //! - `world` is the executor: one queue of events, one clock, connections (`net`).
 //! - `host` runs a broker as the daemon does, on a disk that loses power, fills up and fails.
+//! - `edge` runs a bridge between its host's broker and another's, on a way that fails (`bridged` draws such worlds, `across` judges
+//!   them).
 //! - `clients` publish, consume and subscribe with the real core.
-//! - `scenarios` are worlds with a name, among them the control that must fail.
+//! - `scenarios` are worlds with a name, among them the controls that must fail; `crossings` those with a bridge.
 //! - `tap` reads what a broker sends at the moment it leaves; `ledger` knows what was promised and judges it.
 #![cfg(feature = "daemon")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
 
+mod across;
+mod bridged;
 mod clients;
 mod contents;
+mod crossings;
+mod edge;
 mod host;
 mod ledger;
 mod net;
@@ -71,17 +77,18 @@ fn seeds_keep_every_promise() {
         return;
     }
     let seeds = variable("TIDEGATE_SIM_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
+    let first = variable("TIDEGATE_SIM_FIRST").unwrap_or(0);
+    let next = AtomicU64::new(first);
     let work = || {
         let mut failures = Vec::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds {
+            if seed >= first + seeds {
                 return failures;
             }
             let (broken, trace) = run(&Plan::random(seed), false);
             if let Some(broken) = broken {
-                failures.push((seed, broken.promise, report(seed, &broken, &trace)));
+                failures.push((seed, format!("{}: {}", broken.promise, broken.detail), report(seed, &broken, &trace)));
             }
         }
     };
@@ -95,7 +102,7 @@ fn seeds_keep_every_promise() {
     for (_, _, text) in failures.iter().take(3) {
         eprintln!("{text}");
     }
-    let all: Vec<_> = failures.iter().map(|(seed, promise, _)| format!("{seed}: {promise}")).collect();
+    let all: Vec<_> = failures.iter().map(|(seed, what, _)| format!("{seed}: {what}")).collect();
     assert!(failures.is_empty(), "{} of {seeds} seeds failed:\n{}", failures.len(), all.join("\n"));
 }
 

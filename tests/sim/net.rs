@@ -22,6 +22,8 @@ pub struct Pipe {
     pub delay_us: (u64, u64),
     /// Bytes that pass in a millisecond.
     pub rate: usize,
+    /// Nothing passes before this time; what is on the way waits.
+    pub blocked_until: u64,
 }
 
 impl Pipe {
@@ -48,18 +50,32 @@ impl Pipe {
         self.lost_after == Some(0)
     }
 
+    /// Until when the end is on its way, where it was sent and something keeps it.
+    pub fn end_comes(&self, now_us: u64) -> Option<u64> {
+        (self.ended && self.way.is_empty() && self.blocked_until > now_us).then_some(self.blocked_until)
+    }
+
     pub fn read(&mut self, max: usize) -> Vec<u8> {
         let n = self.arrived.len().min(max);
         self.arrived.drain(..n).collect()
     }
 }
 
+/// Who is at the other end of a broker's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A client.
+    Client(usize),
+    /// The bridge of this host.
+    Bridge(usize),
+}
+
 /// A connection.
 pub struct Link {
-    pub client: usize,
+    pub end: End,
     pub host: usize,
     pub conn: ConnId,
-    /// From client to broker.
+    /// From the client (or bridge) to the broker.
     pub up: Pipe,
     /// From broker to client.
     pub down: Pipe,

@@ -1,5 +1,6 @@
 //! What a seed stands for: settings, queues, clients, what they do, and what goes wrong when.
 
+use crate::bridged::{BridgePlan, WayFault};
 use fastrand::Rng;
 use tidegate::config::{Keep, Overflow, QueueSettings, Settings, Storage, TenantSettings};
 use tidegate::model::MessageId;
@@ -23,8 +24,10 @@ pub struct Plan {
     pub commit_us: (u64, u64),
     /// Whether ids stay in the dedupe window for the whole run.
     pub window_holds: bool,
-    /// The control: syncs do nothing.
-    pub disks_lie: bool,
+    /// The control: syncs of these hosts do nothing.
+    pub disks_lie: Vec<usize>,
+    /// What joins an edge with its hub.
+    pub bridge: Option<BridgePlan>,
 }
 
 /// A message and what is asked for it.
@@ -98,7 +101,9 @@ pub enum Fault {
     /// Commits take so much longer from now on, for so long.
     Stall(usize, u64),
     /// The machine's clock jumps.
-    Wall(i64),
+    Wall(usize, i64),
+    /// Of a bridge's way.
+    Way(WayFault),
     /// A client's connection is lost after so many bytes from the broker, or to it.
     Lose(usize, bool, usize),
     /// A client's connection falls silent.
@@ -120,11 +125,11 @@ pub const TENANT: &str = "red";
 const MS: u64 = 1_000;
 const HOUR_MS: i64 = 3_600_000;
 
-fn one<T: Clone>(rng: &mut Rng, of: &[T]) -> T {
+pub fn one<T: Clone>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.usize(..of.len())].clone()
 }
 
-fn chance(rng: &mut Rng, percent: u32) -> bool {
+pub fn chance(rng: &mut Rng, percent: u32) -> bool {
     rng.u32(..100) < percent
 }
 
@@ -153,7 +158,8 @@ impl Plan {
             wall_ms: one(rng, &[1_700_000_000_000, 1_700_000_000_000, 0, 4_102_444_800_000]),
             commit_us: one(rng, &[(50, 400), (100, 3_000), (1_000, 20_000)]),
             window_holds: true,
-            disks_lie: false,
+            disks_lie: Vec::new(),
+            bridge: None,
         };
         for _ in 0..rng.usize(1..=3) {
             plan.add_publisher(rng, ttl);
@@ -175,7 +181,7 @@ impl Plan {
         plan.add_tenant(&mut Rng::with_seed(seed ^ 0x7465_6e61), history, ttl);
         for _ in 0..one(rng, &[0, 1, 1, 2, 3, 4]) {
             let at = rng.u64(300 * MS..heal_us);
-            let fault = plan.fault(rng);
+            let fault = fault(rng, 0);
             plan.faults.push((at, fault));
         }
         for _ in 0..rng.usize(0..=4) {
@@ -189,9 +195,10 @@ impl Plan {
             };
             plan.faults.push((at, fault));
         }
+        plan.add_bridge(&mut Rng::with_seed(seed ^ 0x6272_6964), history);
         plan.faults.sort_by_key(|(at, _)| *at);
         let dedupe = &plan.hosts[0].store.dedupe;
-        let jumps = plan.faults.iter().any(|(_, f)| matches!(f, Fault::Wall(ms) if *ms > 0));
+        let jumps = plan.faults.iter().any(|(_, f)| matches!(f, Fault::Wall(_, ms) if *ms > 0));
         plan.window_holds = !jumps && dedupe.ids_max as usize > plan.messages.len() && dedupe.window_ms > 100_000;
         plan
     }
@@ -232,33 +239,7 @@ impl Plan {
         host.auth.identities = Some("identities".into());
     }
 
-    fn fault(&self, rng: &mut Rng) -> Fault {
-        let lost = match rng.u8(..6) {
-            0..3 => Lost::All,
-            3 => Lost::None,
-            4 => Lost::Some(rng.u64(..)),
-            _ => Lost::Torn(rng.u64(..)),
-        };
-        let cut = match rng.u8(..8) {
-            0 => Cut::Now,
-            1..3 => Cut::AtWrite(rng.u64(..200)),
-            3..5 => Cut::AtSync(rng.u64(..40)),
-            _ => Cut::AfterAck(rng.u32(..30)),
-        };
-        let ms = rng.u64(1..1_500) * MS;
-        match rng.u8(..16) {
-            0..6 => Fault::Power(0, cut, lost),
-            6..8 => Fault::Kill(0),
-            8 | 9 => Fault::Stop(0),
-            10 => Fault::Full(0, rng.u64(..200_000), ms),
-            11 => Fault::Broken(0, true, ms),
-            12 => Fault::Broken(0, false, ms),
-            13 => Fault::Stall(0, ms),
-            _ => Fault::Wall(one(rng, &[HOUR_MS, -HOUR_MS, 24 * HOUR_MS, -50 * 8_766 * HOUR_MS, 50 * 8_766 * HOUR_MS])),
-        }
-    }
-
-    fn add_client(&mut self, rng: &mut Rng, role: RolePlan) {
+    pub fn add_client(&mut self, rng: &mut Rng, role: RolePlan) {
         self.clients.push(ClientPlan {
             host: 0,
             tenant: String::new(),
@@ -304,7 +285,7 @@ impl Plan {
         }
     }
 
-    fn add_consumers(&mut self, rng: &mut Rng, q: &QueueSettings) {
+    pub fn add_consumers(&mut self, rng: &mut Rng, q: &QueueSettings) {
         let names = if q.keep == Keep::Work { 1 } else { rng.usize(1..=2) };
         for n in 0..names {
             let some = chance(rng, 20) && q.keep != Keep::Work;
@@ -326,6 +307,11 @@ impl Plan {
                 self.add_client(rng, RolePlan::Consumer(consumer.clone()));
             }
         }
+        self.add_undertaker(rng, q);
+    }
+
+    /// Somebody who takes a queue's dead letters.
+    pub fn add_undertaker(&mut self, rng: &mut Rng, q: &QueueSettings) {
         let undertaker = ConsumerPlan {
             queue: format!("$dead/{}", q.name),
             name: "undertaker".into(),
@@ -343,7 +329,34 @@ impl Plan {
     }
 }
 
-fn queue(rng: &mut Rng, n: usize, history: bool) -> QueueSettings {
+/// Something that goes wrong with a host.
+pub fn fault(rng: &mut Rng, h: usize) -> Fault {
+    let lost = match rng.u8(..6) {
+        0..3 => Lost::All,
+        3 => Lost::None,
+        4 => Lost::Some(rng.u64(..)),
+        _ => Lost::Torn(rng.u64(..)),
+    };
+    let cut = match rng.u8(..8) {
+        0 => Cut::Now,
+        1..3 => Cut::AtWrite(rng.u64(..200)),
+        3..5 => Cut::AtSync(rng.u64(..40)),
+        _ => Cut::AfterAck(rng.u32(..30)),
+    };
+    let ms = rng.u64(1..1_500) * MS;
+    match rng.u8(..16) {
+        0..6 => Fault::Power(h, cut, lost),
+        6..8 => Fault::Kill(h),
+        8 | 9 => Fault::Stop(h),
+        10 => Fault::Full(h, rng.u64(..200_000), ms),
+        11 => Fault::Broken(h, true, ms),
+        12 => Fault::Broken(h, false, ms),
+        13 => Fault::Stall(h, ms),
+        _ => Fault::Wall(h, one(rng, &[HOUR_MS, -HOUR_MS, 24 * HOUR_MS, -50 * 8_766 * HOUR_MS, 50 * 8_766 * HOUR_MS])),
+    }
+}
+
+pub fn queue(rng: &mut Rng, n: usize, history: bool) -> QueueSettings {
     let keep = one(rng, &[Keep::Work, Keep::Interest, Keep::Interest, Keep::Limits]);
     let small = chance(rng, 40);
     let overflow = match keep {
@@ -374,7 +387,7 @@ fn queue(rng: &mut Rng, n: usize, history: bool) -> QueueSettings {
     }
 }
 
-fn settings(rng: &mut Rng, queues: Vec<QueueSettings>) -> Settings {
+pub fn settings(rng: &mut Rng, queues: Vec<QueueSettings>) -> Settings {
     let mut s = Settings { queues, ..Settings::default() };
     s.store.linger_us = one(rng, &[0, 500, 2_000, 20_000]);
     s.store.batch_bytes = one(rng, &[2_000, 64_000, 256_000]);

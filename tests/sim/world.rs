@@ -3,10 +3,11 @@
 //! Nothing here knows which broker is which: hosts, clients and links are numbered, and a plan says who speaks to whom.
 
 use crate::clients::Client;
+use crate::edge::Way;
 use crate::host::Host;
-use crate::ledger::{Broken, Ledger};
-use crate::net::{Link, Pipe};
-use crate::plan::{Fault, Plan};
+use crate::ledger::{Broken, Ledger, Missing};
+use crate::net::{End, Link, Pipe};
+use crate::plan::{Fault, Plan, RolePlan};
 use crate::tap::Tap;
 use crate::trace::Trace;
 use std::cmp::Reverse;
@@ -45,6 +46,13 @@ pub enum Ev {
     Lost(usize, bool),
     Connect(usize),
     ClientTimer(usize, u64),
+    /// A bridge is looked at: host, process.
+    Bridge(usize, u64),
+    BridgeTimer(usize, u64),
+    /// What a bridge dialed answers, or not: host, process, number of the connection.
+    Dialed(usize, u64, u64),
+    /// A bridge is let go on, or gets its settings back.
+    Restore(usize, bool),
     /// A publisher has another message.
     Ready(usize),
     /// A consumer has worked on a delivery: client, link, tag, message, what it says.
@@ -67,7 +75,6 @@ pub enum Verdict {
 pub struct World<'t> {
     pub rng: fastrand::Rng,
     pub now_us: u64,
-    wall_us: i64,
     order: u64,
     queue: BinaryHeap<Reverse<(u64, u64, Ev)>>,
     pub hosts: Vec<Host>,
@@ -84,6 +91,8 @@ pub struct World<'t> {
     pub active_us: u64,
     heal_us: u64,
     faults: Vec<(u64, Fault)>,
+    /// The way of the bridge, if there is one.
+    pub way: Option<Way>,
 }
 
 impl<'t> World<'t> {
@@ -91,10 +100,9 @@ impl<'t> World<'t> {
         let mut world = World {
             rng: fastrand::Rng::with_seed(plan.seed),
             now_us: 0,
-            wall_us: plan.wall_ms as i64 * 1_000,
             order: 0,
             queue: BinaryHeap::new(),
-            hosts: plan.hosts.iter().cloned().map(Host::new).collect(),
+            hosts: plan.hosts.iter().cloned().map(|settings| Host::new(settings, plan.wall_ms)).collect(),
             links: Vec::new(),
             clients: Vec::new(),
             ledger: Ledger::new(plan),
@@ -106,9 +114,10 @@ impl<'t> World<'t> {
             active_us: 0,
             heal_us: plan.heal_us,
             faults: plan.faults.clone(),
+            way: plan.bridge.clone().map(Way::new),
         };
         for h in 0..world.hosts.len() {
-            world.hosts[h].disk.lie_about_sync(plan.disks_lie);
+            world.hosts[h].disk.lie_about_sync(plan.disks_lie.contains(&h));
             world.at(0, Ev::Start(h));
         }
         for (c, client) in plan.clients.iter().enumerate() {
@@ -126,8 +135,9 @@ impl<'t> World<'t> {
         world
     }
 
-    pub fn wall(&self) -> Wall {
-        Wall((self.wall_us + self.now_us as i64).max(0) as u64 / 1_000)
+    /// The clock of a host's machine.
+    pub fn wall(&self, h: usize) -> Wall {
+        Wall((self.hosts[h].wall_us + self.now_us as i64).max(0) as u64 / 1_000)
     }
 
     pub fn at(&mut self, at_us: u64, event: Ev) {
@@ -180,6 +190,10 @@ impl<'t> World<'t> {
             Ev::Lost(l, false) => self.client_lost(l),
             Ev::Connect(c) => self.connect(c),
             Ev::ClientTimer(c, at) => self.client_timer(c, at),
+            Ev::Bridge(h, p) if self.alive(h, p) => self.bridge_look(h),
+            Ev::BridgeTimer(h, p) if self.alive(h, p) => self.bridge_timer(h),
+            Ev::Dialed(h, p, number) if self.alive(h, p) => self.dialed(h, number),
+            Ev::Restore(h, pause) => self.restore(h, pause),
             Ev::Ready(c) => self.ready(c),
             Ev::Settle(c, l, tag, uid, verdict) => self.settle(c, l, tag, uid, verdict),
             Ev::Fault(n) => self.fault(n),
@@ -222,12 +236,11 @@ impl<'t> World<'t> {
                 self.after(us, Ev::Mend(h, writes));
             }
             Fault::Stall(h, us) => self.hosts[h].stall_until = self.now_us + us,
-            Fault::Wall(ms) => {
-                self.wall_us += ms * 1_000;
-                for h in 0..self.hosts.len() {
-                    self.tell(h, Event::Timeout);
-                }
+            Fault::Wall(h, ms) => {
+                self.hosts[h].wall_us += ms * 1_000;
+                self.tell(h, Event::Timeout);
             }
+            Fault::Way(fault) => self.way_fault(fault),
             Fault::Lose(c, up, bytes) => {
                 if let Some(l) = self.clients[c].link {
                     let link = &mut self.links[l];
@@ -258,33 +271,57 @@ impl<'t> World<'t> {
             self.tell_space(h);
         }
         for c in 0..self.clients.len() {
+            self.quicken(c);
             self.settle_held(c);
         }
+        self.heal_way();
         self.at(self.now_us, Ev::Check);
     }
 
+    /// Who must answer in time has a line from now on that lets it: where a message takes longer than that to come, it is
+    /// sent again for ever.
+    fn quicken(&mut self, c: usize) {
+        let client = &mut self.clients[c];
+        let RolePlan::Consumer(consumer) = &client.plan.role else { return };
+        if consumer.ack_timeout_ms == 0 {
+            return;
+        }
+        (client.plan.delay_us, client.plan.rate) = ((10, 100), 100_000);
+        if let Some(l) = client.link {
+            let link = &mut self.links[l];
+            for pipe in [&mut link.up, &mut link.down] {
+                (pipe.delay_us, pipe.rate) = (client.plan.delay_us, client.plan.rate);
+            }
+        }
+    }
+
     fn check_rest(&mut self) {
-        let lives: Vec<_> = self.hosts.iter().map(|h| h.life).collect();
         let waits = self.ledger.unanswered().next();
-        let missing = self.ledger.missing(&lives);
-        let count = |of: fn(bool, bool) -> bool| missing.iter().filter(|(.., d, m)| of(*d, *m)).count() as u64;
+        let missing = self.not_at_rest();
         let (dropped, expired) = self.counted();
-        let lost = count(|d, m| !d && !m) > 0 || count(|d, m| d && !m) > dropped || count(|_, m| m) > expired;
+        let lost = self.ledger.lost(&missing, dropped, expired).is_some();
         if waits.is_none() && !lost {
             self.quiet_since.get_or_insert(self.now_us);
         } else {
             self.quiet_since = None;
         }
-        if self.now_us > self.heal_us + REST_US {
-            if let Some(uid) = waits {
-                self.ledger.fail("every publish is answered once everything works", format!("message {uid}"));
-            }
-            self.close_books();
-        }
+    }
+
+    /// What is promised and did not arrive yet.
+    fn not_at_rest(&self) -> Vec<Missing> {
+        let lives: Vec<_> = self.hosts.iter().map(|h| h.life).collect();
+        self.ledger.missing(&lives)
     }
 
     fn is_over(&mut self) -> bool {
         if self.now_us > self.heal_us + REST_US {
+            let waits = self.ledger.unanswered().next();
+            if let Some(uid) = waits {
+                self.ledger.fail("every publish is answered once everything works", format!("message {uid}"));
+            }
+            self.close_books();
+            let what = format!("{:?}", self.not_at_rest().into_iter().take(3).collect::<Vec<_>>());
+            self.ledger.fail("everything comes to rest once everything works", what);
             return true;
         }
         let over = self.quiet_since.is_some_and(|since| self.now_us > since + QUIET_US);
@@ -306,14 +343,17 @@ impl<'t> World<'t> {
     // -- links --
 
     pub fn dial(&mut self, c: usize) -> Option<usize> {
-        let h = self.clients[c].plan.host;
-        let l = self.links.len();
-        let conn = self.accept(h, l)?;
         let plan = &self.clients[c].plan;
         let pipe = || Pipe { capacity: plan.capacity, delay_us: plan.delay_us, rate: plan.rate, ..Pipe::default() };
-        let (up, down) = (pipe(), pipe());
+        self.join(End::Client(c), plan.host, pipe(), pipe())
+    }
+
+    /// A connection to a host; `None` while nobody listens there.
+    pub fn join(&mut self, end: End, h: usize, up: Pipe, down: Pipe) -> Option<usize> {
+        let l = self.links.len();
+        let conn = self.accept(h, l)?;
         self.links.push(Link {
-            client: c,
+            end,
             host: h,
             conn,
             up,
@@ -363,6 +403,11 @@ impl<'t> World<'t> {
         let cut = self.rng.usize(1..=2_000);
         let link = &mut self.links[l];
         let pipe = if up { &mut link.up } else { &mut link.down };
+        if pipe.blocked_until > self.now_us && !link.silent {
+            let until = pipe.blocked_until;
+            self.at(until, Ev::Arrive(l, up));
+            return;
+        }
         pipe.moving = false;
         if link.silent || !(link.client_open || link.host_open) {
             return;
