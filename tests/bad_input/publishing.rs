@@ -184,7 +184,7 @@ fn contracts_that_cannot_be_kept_are_refused() {
     raw.publish(1, 2, Contract::Disk, &record("quick", b"x"));
     raw.expect_nack(1, 2, 1, Code::NoQueue);
     raw.publish(1, 3, Contract::Upstream, &record("quick", b"x"));
-    raw.expect_nack(1, 3, 1, Code::NotSupported);
+    raw.expect_nack(1, 3, 1, Code::NoUpstream);
     raw.publish(1, 4, Contract::Memory, &record("nobody", b"x"));
     raw.expect_ack(1, 4, 1, Outcome::LiveOnly);
     raw.publish(1, 5, Contract::Memory, &record("quick", b"x"));
