@@ -41,7 +41,7 @@ pub const SHARE_FULL: u32 = 1_000;
 pub struct WindowMax {
     /// Messages; at least 1 is taken.
     pub messages: u32,
-    /// Bytes of records; at least [`BYTES_MIN`] are taken.
+    /// Bytes of records; at least 2 KiB are taken.
     pub bytes: u32,
 }
 
