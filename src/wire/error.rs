@@ -277,7 +277,7 @@ impl fmt::Display for WireError {
 
 impl core::error::Error for WireError {}
 
-#[cfg(test)]
+#[cfg(all(test, feature = "daemon"))]
 mod tests {
     use super::*;
 
